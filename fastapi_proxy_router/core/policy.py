@@ -1,0 +1,108 @@
+"""How a pool forwards: its timeouts, its ``Host``, whom it believes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TypedDict
+
+from ..exceptions import ConfigurationError
+from .forwarded import TrustedProxies
+
+__all__ = ["ForwardPolicy", "PolicyOptions", "Timeout", "as_timeout", "policy_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """Deadlines of one exchange, in seconds; ``None`` is no limit.
+
+    Attributes:
+        connect: Until the connection to the upstream stands (Envoy's default).
+        response: From the end of the request until the whole response head is here (nginx's
+            default). For a WebSocket, until the handshake is answered.
+        idle: Between two chunks of a body, in either direction (Envoy's stream idle default).
+    """
+
+    connect: float | None = 5.0
+    response: float | None = 60.0
+    idle: float | None = 300.0
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"timeout {name.name} must be a number of seconds above 0 or None, not {value!r}"
+            for name in fields(self)
+            if (value := getattr(self, name.name)) is not None
+            and not (isinstance(value, int | float) and value > 0)
+        ]
+        if mistakes:
+            raise ConfigurationError(mistakes)
+
+
+def as_timeout(value: float | Timeout) -> Timeout:
+    """Return *value* as a ``Timeout``; a number holds for all three deadlines."""
+    return value if isinstance(value, Timeout) else Timeout(value, value, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPolicy:
+    """What ``PolicyOptions`` became, ready for use on every request."""
+
+    preserve_host: bool = False
+    trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    forwarded: bool = False
+    via: bytes = b""
+    keep_server_headers: bool = False
+    timeout: Timeout = field(default_factory=Timeout)
+    max_message_size: int | None = 16 * 1024 * 1024
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The keyword arguments of a pool that say how it forwards.
+
+    Attributes:
+        preserve_host: Send the client's ``Host`` to the upstream. Default: the upstream's own.
+        trusted_proxies: Addresses or CIDRs of peers whose forwarding headers are believed, or
+            ``"unix"`` for peers on a unix socket. Default: none.
+        forwarded: Send RFC 7239 ``Forwarded`` as well. Default: no.
+        via: The name to give in ``Via``, both ways (RFC 9110, 7.6.3). Default: no ``Via``.
+        keep_server_headers: Pass the upstream's ``Date`` and ``Server`` on. Only for servers that
+            add none themselves (uvicorn with ``--no-date-header --no-server-header``).
+        timeout: A ``Timeout``, or one number of seconds for all its deadlines.
+        max_message_size: The largest WebSocket message from an upstream, in bytes; ``None`` is no
+            limit. Default: 16 MiB, uvicorn's own limit for messages from a client.
+    """
+
+    preserve_host: bool
+    trusted_proxies: Sequence[str]
+    forwarded: bool
+    via: str
+    keep_server_headers: bool
+    timeout: float | Timeout
+    max_message_size: int | None
+
+
+def policy_from(options: PolicyOptions) -> ForwardPolicy:
+    """Build a policy.
+
+    Raises:
+        ConfigurationError: An option is unknown or its value cannot be used.
+    """
+    values: dict[str, object] = dict(options)
+    mistakes = [
+        f"unknown option {name!r}" for name in values if name not in PolicyOptions.__annotations__
+    ]
+    try:
+        values["trusted_proxies"] = TrustedProxies(options.get("trusted_proxies", ()))
+    except ValueError as error:
+        mistakes.append(f"trusted_proxies: {error}")
+    try:
+        values["timeout"] = as_timeout(options.get("timeout", Timeout()))
+    except ConfigurationError as error:
+        mistakes += error.mistakes
+    via = options.get("via", "")
+    if not all(character.isalnum() or character in "!#$%&'*+-.^_`|~:" for character in via):
+        mistakes.append(f"via must be a pseudonym or a host, not {via!r}")
+    values["via"] = via.encode("ascii", "replace")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return ForwardPolicy(**values)  # type: ignore[arg-type]

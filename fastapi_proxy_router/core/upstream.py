@@ -1,0 +1,96 @@
+"""One server that requests are forwarded to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from ..exceptions import ConfigurationError
+from .policy import ForwardPolicy
+
+__all__ = ["Upstream"]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
+_TARGET = re.compile(r"[!-~]*")
+
+
+class Upstream:
+    """One server that requests are forwarded to.
+
+    Args:
+        url: ``http://`` or ``https://`` (``ws`` and ``wss`` are read as these), a host, optionally
+            a port, a base path that every request is put below, and a query that is sent with
+            every request.
+        weight: Its share of the traffic of its pool; 0 takes none.
+        transport: The ``httpx`` or ``httpx2`` transport that carries its HTTP requests. It belongs
+            to the upstream from now on and is closed with it. Default: one of ours.
+
+    Attributes:
+        policy: How its pool forwards; ``None`` until a pool takes it in.
+        in_flight: Exchanges that are running now.
+
+    Raises:
+        ConfigurationError: The URL or the weight cannot be used.
+    """
+
+    def __init__(self, url: str, *, weight: int = 1, transport: Any = None) -> None:
+        mistakes: list[str] = []
+        parts = _split(url, mistakes)
+        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 0:
+            mistakes.append(
+                f"upstream {url!r}: weight must be a whole number from 0, not {weight!r}"
+            )
+        if parts is None or mistakes:
+            raise ConfigurationError(mistakes)
+        self.url = url
+        self.weight = weight
+        self.scheme = _WEBSOCKET_SCHEMES.get(parts.scheme, parts.scheme)
+        self.host = (parts.hostname or "").encode("idna").decode()
+        self.port = parts.port or _DEFAULT_PORTS[self.scheme]
+        self.base_path = parts.path.encode()
+        self.base_query = parts.query.encode()
+        self.transport = transport
+        self.policy: ForwardPolicy | None = None
+        self.in_flight = 0
+
+    @property
+    def authority(self) -> bytes:
+        """The value of its own ``Host`` header: the port only if it is not the scheme's default."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port == _DEFAULT_PORTS[self.scheme]:
+            return host.encode()
+        return f"{host}:{self.port}".encode()
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, for the log."""
+        return f"{self.scheme}://{self.authority.decode()}"
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.url!r} weight {self.weight}, {self.in_flight} in flight>"
+
+
+def _split(url: str, mistakes: list[str]) -> SplitResult | None:
+    """Parse *url*, appending to *mistakes* all that makes it no address of an upstream."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        mistakes.append(f"upstream {url!r}: {error}")
+        return None
+    if parts.scheme not in _DEFAULT_PORTS and parts.scheme not in _WEBSOCKET_SCHEMES:
+        mistakes.append(f"upstream {url!r}: the URL must begin with http:// or https://")
+    if not host:
+        mistakes.append(f"upstream {url!r}: the URL has no host")
+    if port == 0:
+        mistakes.append(f"upstream {url!r}: port 0 cannot be connected to")
+    if parts.username is not None or parts.password is not None:
+        mistakes.append("upstream URL: credentials do not belong in it; set a header instead")
+    if parts.fragment:
+        mistakes.append(f"upstream {url!r}: a fragment is never sent")
+    if not _TARGET.fullmatch(parts.path + parts.query) or url != url.strip():
+        mistakes.append(f"upstream {url!r}: path and query must be percent-encoded")
+    return parts

@@ -1,0 +1,243 @@
+"""Overrides: pydantic models that say what changes on a route, and what they compile to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, TypedDict
+from urllib.parse import urlencode
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    model_validator,
+)
+from pydantic_core import to_json
+
+from .core.changes import Changes, PathPattern, Rewrite
+from .core.headers import HOP_BY_HOP, Edits, Header
+from .core.policy import Timeout, as_timeout
+from .core.target import quote_path
+
+__all__ = [
+    "CompiledOverride",
+    "HeaderEdits",
+    "OverrideOptions",
+    "RequestOverride",
+    "RouteOverride",
+]
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+# Their values follow from the message and the connection, not from a setting.
+_MANAGED = HOP_BY_HOP - {b"alt-svc", b"upgrade-insecure-requests"} | {b"content-length", b"host"}
+
+
+def _method(value: str) -> str:
+    if not _TOKEN.fullmatch(value) or value.upper() in ("CONNECT", "TRACE"):
+        raise ValueError(f"{value!r} is not a method that can be forwarded")
+    return value.upper()
+
+
+def _header_name(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is not a header name")
+    if value.lower().encode() in _MANAGED:
+        raise ValueError(f"{value!r} belongs to the connection and cannot be edited")
+    return value.lower()
+
+
+def _header_value(value: str) -> str:
+    if not _VALUE.fullmatch(value):
+        raise ValueError("a header value cannot have control characters")
+    return value
+
+
+Method = Annotated[str, AfterValidator(_method)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeaderEdits(_Model):
+    """Changes to headers: removed first, then set, then added.
+
+    Attributes:
+        set: Replace every line of the name, however it is spelled, by this one.
+        add: Add a line; lines of the name that are there stay.
+        remove: Remove every line of the name.
+    """
+
+    set: dict[HeaderName, HeaderValue] = {}
+    add: dict[HeaderName, HeaderValue | list[HeaderValue]] = {}
+    remove: frozenset[HeaderName] = frozenset()
+
+    def compile(self) -> Edits:
+        """Return the same as bytes."""
+        return Edits(
+            tuple(_pairs(self.set)),
+            tuple(_pairs(self.add)),
+            frozenset(name.encode() for name in self.remove),
+        )
+
+
+def _pairs(headers: Mapping[str, str | list[str]]) -> Iterable[Header]:
+    for name, values in headers.items():
+        for value in [values] if isinstance(values, str) else values:
+            yield name.encode(), value.encode()
+
+
+class OverrideOptions(TypedDict, total=False):
+    """The fields of ``RequestOverride``, as the keyword arguments of ``proxy_pass``."""
+
+    path: bytes | str
+    query: bytes | str | dict[str, str | list[str]]
+    method: str
+    host: str
+    headers: HeaderEdits
+    response_headers: HeaderEdits
+    json: Any
+    body: bytes
+    timeout: float | Timeout
+
+
+class RequestOverride(_Model):
+    """What to send to the upstream instead of what the client sent. ``None`` changes nothing.
+
+    Attributes:
+        path: The path below the upstream's base path: text is percent-encoded, bytes are raw.
+        query: The query: a mapping is encoded, text and bytes are taken as they are; ``""`` sends
+            none.
+        method: The method. ``GET`` and ``HEAD`` drop the client's body.
+        host: The ``Host``.
+        headers: Edits of the headers.
+        response_headers: Edits of the response's headers.
+        json_body: The new body, as ``json=``: anything pydantic can serialise, models by alias.
+        body: The new body as bytes. Not together with ``json``.
+        timeout: Seconds for every deadline, or a ``Timeout``.
+    """
+
+    path: bytes | str | None = None
+    query: bytes | str | dict[str, str | list[str]] | None = None
+    method: Method | None = None
+    host: HeaderValue | None = None
+    headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+    json_body: Any = Field(default=None, alias="json")
+    body: bytes | None = None
+    timeout: Seconds | InstanceOf[Timeout] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RequestOverride:
+        if self.path is not None and self.path[:1] not in ("/", b"/"):
+            raise ValueError("path must begin with /")
+        if self.body is not None and "json_body" in self.model_fields_set:
+            raise ValueError("give json or body, not both")
+        return self
+
+    def compile(self) -> Changes:
+        """Return the same as bytes."""
+        edits = self.headers.compile()
+        body = self.body
+        if "json_body" in self.model_fields_set:
+            body = to_json(self.json_body, by_alias=True)
+            if b"content-type" not in dict(edits.set):
+                edits = edits._replace(set=(*edits.set, (b"content-type", b"application/json")))
+        return Changes(
+            path=quote_path(self.path) if isinstance(self.path, str) else self.path,
+            query=_query(self.query),
+            method=self.method,
+            host=self.host.encode() if self.host is not None else None,
+            body=body,
+            request=edits,
+            response=self.response_headers.compile(),
+            timeout=as_timeout(self.timeout) if self.timeout is not None else None,
+        )
+
+
+def _query(query: bytes | str | dict[str, str | list[str]] | None) -> bytes | None:
+    if isinstance(query, dict):
+        return urlencode(query, doseq=True).encode()
+    return query.encode() if isinstance(query, str) else query
+
+
+class RouteOverride(_Model):
+    """A declared change to every request that matches, and to its response.
+
+    Attributes:
+        path: The path it applies to, in Starlette's syntax, below the router's prefix.
+        methods: The methods it applies to; ``None`` is all.
+        rewrite: The path for the upstream; ``{name}`` takes the parameter byte for byte.
+        method: The method for the upstream.
+        request_headers: Edits of the request's headers.
+        response_headers: Edits of the response's headers.
+        timeout: Seconds for every deadline.
+    """
+
+    path: str
+    methods: frozenset[Method] | None = Field(default=None, min_length=1)
+    rewrite: str | None = None
+    method: Method | None = None
+    request_headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+    timeout: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _compiles(self) -> RouteOverride:
+        self.compile()
+        return self
+
+    def compile(self) -> CompiledOverride:
+        """Return the same, ready to be matched."""
+        pattern = PathPattern(self.path)
+        return CompiledOverride(
+            pattern,
+            self.methods,
+            None if self.rewrite is None else Rewrite(self.rewrite, pattern),
+            Changes(
+                method=self.method,
+                request=self.request_headers.compile(),
+                response=self.response_headers.compile(),
+                timeout=None if self.timeout is None else as_timeout(self.timeout),
+            ),
+        )
+
+
+class CompiledOverride:
+    """A ``RouteOverride`` that can be asked about a request."""
+
+    def __init__(
+        self,
+        pattern: PathPattern,
+        methods: frozenset[str] | None,
+        rewrite: Rewrite | None,
+        changes: Changes,
+    ) -> None:
+        self._pattern = pattern
+        self._methods = methods
+        self._rewrite = rewrite
+        self._changes = changes
+
+    def changes_for(self, method: str, path: bytes) -> Changes | None:
+        """Return the changes for a request, or ``None`` if it does not match.
+
+        Args:
+            method: Its method.
+            path: Its raw path below the router's prefix.
+        """
+        if self._methods is not None and method not in self._methods:
+            return None
+        parameters = self._pattern.match(path or b"/")
+        if parameters is None:
+            return None
+        if self._rewrite is None:
+            return self._changes
+        return replace(self._changes, path=self._rewrite.fill(parameters))

@@ -1,0 +1,315 @@
+"""WebSocket: dial the upstream first, then accept, then pass messages both ways until one side ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Unpack
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidState,
+    InvalidStatus,
+)
+from websockets.http11 import Request as HandshakeRequest
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from .core.changes import NO_CHANGES, Changes
+from .core.guard import check_request
+from .core.handshake import (
+    ABNORMAL,
+    CLIENT_LOST,
+    UPSTREAM_LOST,
+    accept_headers,
+    close_frame,
+    handshake_headers,
+    offered,
+)
+from .core.headers import Header, edit, response_headers
+from .core.outbound import Outbound, outbound
+from .core.policy import ForwardPolicy, Timeout
+from .core.target import Location, locate
+from .core.upstream import Upstream
+from .exceptions import BadGateway, GatewayTimeout, NoUpstreamAvailable, ProxyError
+from .log import log_failure
+from .overrides import OverrideOptions, RequestOverride
+from .transport import tls_context
+
+__all__ = ["open_relay", "proxy_pass_websocket"]
+
+#: Seconds an upstream has to answer our close frame before its connection is dropped.
+CLOSE_TIMEOUT = 5.0
+
+
+async def proxy_pass_websocket(
+    websocket: WebSocket, upstream: Upstream, **changes: Unpack[OverrideOptions]
+) -> None:
+    """Relay *websocket* to *upstream* from your own endpoint, until one side ends.
+
+    Do not accept it before: the upstream is asked first, so that its subprotocol, its headers or
+    its refusal reach the client.
+
+    Args:
+        websocket: The client's WebSocket, not accepted yet.
+        upstream: Where it goes: ``Depends(pool)``, or any ``Upstream``.
+        changes: What to send in the handshake instead of what the client sent; see
+            ``RequestOverride``. A method or a body has no meaning here and is refused.
+
+    Raises:
+        BadGateway: The upstream could not be reached or broke the protocol.
+        GatewayTimeout: It did not answer the handshake in time.
+        NoUpstreamAvailable: We are out of resources.
+        RequestRefused: The handshake is not safe to forward.
+        pydantic.ValidationError: *changes* cannot be used.
+    """
+    override = RequestOverride(**changes).compile() if changes else NO_CHANGES
+    if override.method is not None or override.body is not None:
+        raise TypeError("a WebSocket handshake has no method and no body to change")
+    await open_relay(websocket, upstream, changes=override)
+
+
+async def open_relay(
+    websocket: WebSocket,
+    upstream: Upstream,
+    *,
+    policy: ForwardPolicy | None = None,
+    location: Location | None = None,
+    changes: Changes = NO_CHANGES,
+) -> None:
+    """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
+    scope = websocket.scope
+    policy = policy or upstream.policy or ForwardPolicy()
+    upstream.in_flight += 1
+    try:
+        check_request("GET", scope.get("http_version", "1.1"), scope["headers"])
+        out = outbound(
+            scope,
+            upstream,
+            location=location or locate(scope),
+            changes=changes,
+            policy=policy,
+            crossing=handshake_headers,
+        )
+        timeout = changes.timeout or policy.timeout
+        try:
+            with _translated(upstream):
+                connection = await _dial(upstream, out, scope["headers"], policy, timeout)
+        except InvalidStatus as refusal:
+            await _refuse(websocket, refusal, policy, changes)
+            return
+        await _Relay(websocket, connection).run(changes)
+    except ProxyError as error:
+        log_failure(websocket, error)
+        raise
+    finally:
+        upstream.in_flight -= 1
+
+
+class _Handshake(ClientProtocol):
+    """A client that sends our target and headers, byte for byte."""
+
+    def __init__(self, out: Outbound, upstream: Upstream, **options: Any) -> None:
+        # The whole target stands for the path: an URI that is taken apart and put together again
+        # is not the same bytes.
+        secure = upstream.scheme == "https"
+        uri = WebSocketURI(secure, upstream.host, upstream.port, out.target.decode(), "")
+        super().__init__(uri, **options)
+        self._ours = out.headers
+
+    def connect(self) -> HandshakeRequest:
+        request = super().connect()
+        theirs = [(name, value) for name, value in request.headers.raw_items() if name != "Host"]
+        ours = [(name.decode(), value.decode("latin-1")) for name, value in self._ours]
+        request.headers = Headers([*ours, *theirs])
+        return request
+
+
+async def _dial(
+    upstream: Upstream,
+    out: Outbound,
+    headers: Sequence[Header],
+    policy: ForwardPolicy,
+    timeout: Timeout,
+) -> ClientConnection:
+    """Connect and complete the handshake; no redirect is followed and no proxy is used."""
+
+    def protocol() -> ClientConnection:
+        subprotocols = [Subprotocol(name) for name in offered(headers)]
+        handshake = _Handshake(
+            out,
+            upstream,
+            subprotocols=subprotocols or None,
+            max_size=policy.max_message_size,
+        )
+        return ClientConnection(handshake, close_timeout=CLOSE_TIMEOUT)
+
+    async with asyncio.timeout(timeout.connect):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            protocol,
+            upstream.host,
+            upstream.port,
+            ssl=tls_context() if upstream.scheme == "https" else None,
+        )
+    try:
+        async with asyncio.timeout(timeout.response):
+            await connection.handshake(user_agent_header=None)
+    except BaseException:
+        connection.transport.abort()
+        raise
+    connection.start_keepalive()
+    return connection
+
+
+@contextmanager
+def _translated(upstream: Upstream) -> Iterator[None]:
+    """Turn what dialling raises into ours; a refusal by the upstream passes as it is."""
+    try:
+        yield
+    except InvalidStatus:
+        raise
+    except TimeoutError as error:
+        raise GatewayTimeout("the handshake took too long", upstream=upstream) from error
+    except InvalidHandshake as error:
+        raise BadGateway(f"invalid handshake: {error}", upstream=upstream, stage="head") from error
+    except (EOFError, ConnectionClosed) as error:
+        raise BadGateway("it closed during the handshake", upstream=upstream) from error
+    except OSError as error:
+        raise _unreachable(error, upstream) from error
+
+
+def _unreachable(error: OSError, upstream: Upstream) -> ProxyError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return NoUpstreamAvailable(str(error), upstream=upstream, fault="us")
+    return BadGateway(str(error), upstream=upstream)
+
+
+async def _refuse(
+    websocket: WebSocket, refusal: InvalidStatus, policy: ForwardPolicy, changes: Changes
+) -> None:
+    """Pass the upstream's refusal on, with its status, headers and body."""
+    response = refusal.response
+    if "websocket.http.response" not in websocket.scope.get("extensions", {}):
+        await websocket.close(code=1008)
+        return
+    headers = response_headers(
+        _raw(response.headers.raw_items()),
+        response.status_code,
+        keep_server_headers=policy.keep_server_headers,
+    )
+    answer = Response(bytes(response.body or b""), response.status_code)
+    answer.raw_headers = [
+        (name.lower(), value)
+        for name, value in edit(headers, changes.response)
+        if name.lower() != b"content-length"
+    ] + [(b"content-length", b"%d" % len(answer.body))]
+    await websocket.send_denial_response(answer)
+
+
+def _raw(items: Iterable[tuple[str, str]]) -> list[Header]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in items]
+
+
+class _End(NamedTuple):
+    """How one side ended."""
+
+    by_client: bool
+    code: int | None
+    reason: str
+
+
+class _Relay:
+    """Two open sides, and how one is told that the other ended."""
+
+    def __init__(self, websocket: WebSocket, connection: ClientConnection) -> None:
+        self._websocket = websocket
+        self._connection = connection
+
+    async def run(self, changes: Changes) -> None:
+        """Accept the client, then pump until one side has ended and the other was told."""
+        pumps: set[asyncio.Task[_End | None]] = set()
+        try:
+            await self._accept(changes)
+            pumps = {
+                asyncio.create_task(self._client_to_upstream(), name="relay client->upstream"),
+                asyncio.create_task(self._upstream_to_client(), name="relay upstream->client"),
+            }
+            await self._pass_on(await _first_end(pumps))
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._connection.transport.abort()
+
+    async def _accept(self, changes: Changes) -> None:
+        response = self._connection.response
+        headers = accept_headers(_raw(response.headers.raw_items())) if response else []
+        with suppress(WebSocketDisconnect):
+            await self._websocket.accept(
+                self._connection.subprotocol, edit(headers, changes.response)
+            )
+
+    async def _client_to_upstream(self) -> _End | None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return _End(True, message.get("code"), message.get("reason") or "")
+            text = message.get("text")
+            try:
+                await self._connection.send(text if text is not None else message["bytes"])
+            except ConnectionClosed:
+                # The other pump has its last messages to deliver, and knows how it ended.
+                return None
+
+    async def _upstream_to_client(self) -> _End:
+        try:
+            while True:
+                message = await self._connection.recv()
+                if isinstance(message, str):
+                    await self._websocket.send_text(message)
+                else:
+                    await self._websocket.send_bytes(message)
+        except WebSocketDisconnect:
+            return _End(True, ABNORMAL, "")
+        except ConnectionClosed as closed:
+            # Without a frame from it we may have sent one: it broke a rule or a limit.
+            frame = closed.rcvd or closed.sent
+            return _End(False, frame.code, frame.reason) if frame else _End(False, ABNORMAL, "")
+
+    async def _pass_on(self, end: _End) -> None:
+        lost = CLIENT_LOST if end.by_client else UPSTREAM_LOST
+        code, reason = close_frame(end.code, end.reason, lost=lost)
+        if not end.by_client:
+            # ASGI has no close without a code.
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await self._websocket.close(1000 if code is None else code, reason)
+        elif code is None:
+            await self._close_without_code()
+        else:
+            await self._connection.close(code, reason)
+
+    async def _close_without_code(self) -> None:
+        protocol = self._connection.protocol
+        with suppress(InvalidState):
+            protocol.send_close()
+            self._connection.transport.writelines(protocol.data_to_send())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._connection.wait_closed()
+
+
+async def _first_end(pumps: set[asyncio.Task[_End | None]]) -> _End:
+    pending = pumps
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for pump in done:
+            if (end := pump.result()) is not None:
+                return end

@@ -1,0 +1,273 @@
+"""ProxyRouter: an APIRouter whose last routes forward whatever no other route took."""
+
+# No "from __future__ import annotations" here: FastAPI reads the annotations of the endpoints.
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response, WebSocket
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
+from starlette.types import Lifespan
+
+from .core.changes import NO_CHANGES, Changes, PathPattern
+from .core.pool import UpstreamLike, UpstreamPool
+from .core.target import Location, locate
+from .core.upstream import Upstream
+from .exceptions import ConfigurationError
+from .forwarder import send_request
+from .overrides import RequestOverride, RouteOverride
+from .relay import open_relay
+from .settings import ProxySettings
+from .transport import close_transports, open_transports
+
+__all__ = ["METHODS", "PoolLike", "ProxyRouter"]
+
+PoolLike = UpstreamLike | UpstreamPool | Sequence[UpstreamLike]
+
+#: The methods a catch-all takes: RFC 9110 and 5789 without CONNECT and TRACE, WebDAV with its
+#: versioning, access control, calendar and binding extensions, and QUERY. FastAPI needs a list.
+METHODS = tuple(
+    "GET HEAD POST PUT PATCH DELETE OPTIONS QUERY "
+    "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL "
+    "VERSION-CONTROL CHECKOUT CHECKIN UNCHECKOUT MKWORKSPACE UPDATE LABEL MERGE "
+    "BASELINE-CONTROL MKACTIVITY ORDERPATCH BIND UNBIND REBIND LINK UNLINK PURGE "
+    "NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH SOURCE".split()
+)
+
+_REST = "upstream_path"
+
+
+class _RestConvertor(Convertor[str]):
+    """What follows a prefix: nothing, or everything from a slash on, so a segment boundary.
+
+    Where there is no prefix it also takes targets that are no path (``*``, ``http://evil/``), so
+    that they are refused with a reason instead of not being found.
+    """
+
+    regex = r"(?s:/.*)?|(?<![\s\S])(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("proxy_rest", _RestConvertor())
+
+
+class _Routes(list[BaseRoute]):
+    """A router's routes, of which the catch-alls stay the last whatever is added later."""
+
+    catch_alls = 0
+
+    def append(self, route: BaseRoute) -> None:
+        self.insert(len(self) - self.catch_alls, route)
+
+
+class ProxyRouter(APIRouter):
+    """An ``APIRouter`` that forwards, over HTTP and WebSocket, all that its other routes do not take.
+
+    Args:
+        upstreams: A URL, an ``Upstream``, an ``UpstreamPool``, a sequence of the first two, or a
+            mapping of path prefixes to any of these. The longest prefix wins, and one matches
+            whole segments only.
+        strip_prefix: Do not send the prefix to the upstream (``prefix=``, the including call's and
+            the mapping's) but announce it in ``X-Forwarded-Prefix``. ``root_path`` and the path of
+            a mount are never sent. Default: yes.
+        overrides: Declared changes to matching HTTP requests; the first that matches applies.
+        methods: The methods that are forwarded. Default: ``METHODS``.
+        options: Whatever else ``APIRouter`` takes, such as ``prefix`` and ``dependencies``.
+
+    Attributes:
+        pools: The pool of every prefix, longest prefix first.
+
+    Raises:
+        ConfigurationError: The arguments cannot work; every mistake is reported.
+    """
+
+    def __init__(
+        self,
+        upstreams: PoolLike | Mapping[str, PoolLike],
+        *,
+        strip_prefix: bool = True,
+        overrides: Iterable[RouteOverride] = (),
+        methods: Iterable[str] = METHODS,
+        **options: Any,
+    ) -> None:
+        self.pools = _pools(upstreams)
+        super().__init__(**options)
+        self._strip_prefix = strip_prefix
+        self._overrides = [override.compile() for override in overrides]
+        declared = len(self.routes)
+        for prefix, pool in self.pools.items():
+            self._add_catch_alls(prefix, pool, list(methods))
+        self.routes = routes = _Routes(self.routes)
+        routes.catch_alls = len(routes) - declared
+        self.lifespan_context = self._with_transports(self.lifespan_context)
+
+    @classmethod
+    def from_settings(cls, settings: ProxySettings | None = None, **options: Any) -> "ProxyRouter":
+        """Build a router from ``PROXY_*`` environment variables and ``.env``, or from *settings*.
+
+        Args:
+            settings: Settings that were read already. Default: read them now.
+            options: Whatever else ``APIRouter`` takes.
+
+        Raises:
+            pydantic.ValidationError: The environment is wrong; every mistake is reported.
+            ConfigurationError: The upstreams cannot work together.
+        """
+        settings = settings or ProxySettings()
+        return cls(
+            {pool.prefix: pool.build(name, settings) for name, pool in settings.pools.items()},
+            strip_prefix=settings.strip_prefix,
+            overrides=settings.overrides,
+            **{"prefix": settings.prefix, **options},
+        )
+
+    def override(
+        self, path: str, *, methods: Sequence[str] = ("GET",), **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a hook that decides what is sent upstream for *path*.
+
+        The hook is an ordinary path operation function: FastAPI validates its parameters, answers
+        422 before the upstream hears anything, and documents the route. It returns a
+        ``RequestOverride``, a ``Response`` to answer at once, or ``None`` to forward the request
+        as it came.
+
+        Args:
+            path: The path below the router's prefix, in Starlette's syntax.
+            methods: The methods it takes; others are forwarded untouched.
+            options: Whatever else ``add_api_route`` takes, such as ``tags`` and ``response_model``.
+
+        Raises:
+            ConfigurationError: No pool serves the path.
+        """
+        prefix, pool = self._pool_of(path)
+        pattern = PathPattern(path)
+
+        def register(hook: Callable[..., Any]) -> Callable[..., Any]:
+            async def endpoint(
+                request: Request, change: Any = Depends(hook), upstream: Upstream = Depends(pool)
+            ) -> Response:
+                if isinstance(change, Response):
+                    return change
+                slashes = _slashes(pattern, request) - prefix.count("/")
+                return await self._forward(request, upstream, pool, slashes, _changes(hook, change))
+
+            names = {"name": hook.__name__, "description": inspect.getdoc(hook) or ""}
+            self.add_api_route(path, endpoint, methods=list(methods), **{**names, **options})
+            return hook
+
+        return register
+
+    def _pool_of(self, path: str) -> tuple[str, UpstreamPool]:
+        for prefix, pool in self.pools.items():
+            if f"{path}/".startswith(f"{prefix}/"):
+                return prefix, pool
+        raise ConfigurationError([f"no pool serves {path!r}; prefixes are {list(self.pools)}"])
+
+    def _add_catch_alls(self, prefix: str, pool: UpstreamPool, methods: list[str]) -> None:
+        async def forward(request: Request, upstream: Upstream = Depends(pool)) -> Response:
+            slashes = request.path_params[_REST].count("/")
+            changes = self._declared_changes(request, slashes + prefix.count("/"))
+            return await self._forward(request, upstream, pool, slashes, changes)
+
+        async def relay(websocket: WebSocket, upstream: Upstream = Depends(pool)) -> None:
+            slashes = websocket.path_params[_REST].count("/")
+            location = self._location(websocket, slashes)
+            await open_relay(websocket, upstream, policy=pool.policy, location=location)
+
+        path = f"{prefix}{{{_REST}:proxy_rest}}"
+        name = f"proxy {pool.name or prefix or '/'}"
+        self.add_api_route(path, forward, methods=methods, name=name, include_in_schema=False)
+        self.add_api_websocket_route(path, relay, name=f"{name} websocket")
+
+    async def _forward(
+        self,
+        request: Request,
+        upstream: Upstream,
+        pool: UpstreamPool,
+        slashes: int,
+        changes: Changes,
+    ) -> Response:
+        return await send_request(
+            request,
+            upstream,
+            policy=pool.policy,
+            location=self._location(request, slashes),
+            changes=changes,
+        )
+
+    def _location(self, connection: HTTPConnection, slashes: int) -> Location:
+        location = locate(connection.scope, slashes)
+        if self._strip_prefix:
+            return location
+        return Location(location.root, b"", location.prefix + location.rest)
+
+    def _declared_changes(self, request: Request, slashes: int) -> Changes:
+        if self._overrides:
+            path = locate(request.scope, slashes).rest
+            for override in self._overrides:
+                if (changes := override.changes_for(request.method, path)) is not None:
+                    return changes
+        return NO_CHANGES
+
+    def _with_transports(self, inner: Lifespan[Any]) -> Lifespan[Any]:
+        """Return *inner* with the pools' transports opened before it and closed after it."""
+        upstreams = [upstream for pool in self.pools.values() for upstream in pool.upstreams]
+
+        @asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            open_transports(upstreams)
+            try:
+                async with inner(app) as state:
+                    yield state
+            finally:
+                await close_transports(upstreams)
+
+        return lifespan
+
+
+def _slashes(pattern: PathPattern, request: Request) -> int:
+    """Return how many slashes the decoded path has that *pattern* matched."""
+    values = (str(request.path_params[name]) for name in pattern.names)
+    return pattern.slashes + sum(value.count("/") for value in values)
+
+
+def _changes(hook: Callable[..., Any], change: Any) -> Changes:
+    if change is None:
+        return NO_CHANGES
+    if isinstance(change, RequestOverride):
+        return change.compile()
+    raise TypeError(
+        f"override hook {hook.__qualname__} returned {type(change).__name__}; "
+        "it may return a RequestOverride, a Response or None"
+    )
+
+
+def _pools(upstreams: PoolLike | Mapping[str, PoolLike]) -> dict[str, UpstreamPool]:
+    """Return the pools by prefix, the deepest first, so that the first that matches is right."""
+    given = upstreams if isinstance(upstreams, Mapping) else {"": upstreams}
+    mistakes = [] if given else ["a ProxyRouter needs at least one upstream"]
+    pools: dict[str, UpstreamPool] = {}
+    for path, entry in given.items():
+        prefix = "" if path == "/" else path
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            mistakes.append(f"prefix {path!r} must begin with / and not end with it")
+        if prefix in pools:
+            mistakes.append(f"prefix {path!r} is given twice")
+        try:
+            pools[prefix] = (
+                entry if isinstance(entry, UpstreamPool) else UpstreamPool(entry, name=prefix)
+            )
+        except ConfigurationError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return dict(sorted(pools.items(), key=lambda item: (-item[0].count("/"), "{" in item[0])))
