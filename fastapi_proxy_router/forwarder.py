@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Unpack
 
 from starlette.requests import Request
@@ -42,6 +42,9 @@ __all__ = ["ForwardedResponse", "forward", "proxy_pass", "send_request"]
 
 #: What nginx logs for a client that left before its answer; nobody receives it.
 CLIENT_CLOSED_REQUEST = 499
+#: A message that no server knows. Starlette's BaseHTTPMiddleware ends a body cleanly when the
+#: application behind it raises, and only then raises itself; on this message it fails at once.
+_ABORT = {"type": "http.response.abort"}
 _DESCRIBES_BODY = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 
@@ -273,6 +276,8 @@ class ForwardedResponse(Response):
             return
         except ProxyError as error:
             log_failure(self._request, error)
+            with suppress(Exception):
+                await send(_ABORT)
             raise StreamAborted(error.reason, upstream=self.upstream, fault=error.fault) from error
         finally:
             await self.aclose()

@@ -24,3 +24,20 @@ def _anyio(anyio_backend):
 def server(request):
     """Run the test on each ASGI server."""
     return request.param
+
+
+def _tasks():
+    """Return the tasks that are running, without those of anyio's own test runner."""
+    return {task for task in asyncio.all_tasks() if "TestRunner" not in repr(task.get_coro())}
+
+
+@pytest.fixture
+async def settled():
+    """Fail a test that leaves a task behind."""
+    before = _tasks()
+    yield
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 3
+    while left := _tasks() - before:
+        assert loop.time() < deadline, f"left behind: {left}"
+        await asyncio.wait(left, timeout=0.05)

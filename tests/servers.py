@@ -52,7 +52,9 @@ class _Uvicorn(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: Any, server: str = "uvicorn-httptools", **options: Any) -> AsyncIterator[Served]:
+async def serve(
+    app: Any, server: str = "uvicorn-httptools", **options: Any
+) -> AsyncIterator[Served]:
     """Serve *app* in this event loop until the block ends; options are uvicorn's."""
     runner = {"hypercorn": _hypercorn, "granian": _granian}.get(server, _uvicorn)
     if runner is _uvicorn:
@@ -63,7 +65,8 @@ async def serve(app: Any, server: str = "uvicorn-httptools", **options: Any) -> 
 
 @asynccontextmanager
 async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
-    options = {"log_level": "critical", "ws": "websockets-sansio", "lifespan": "auto", **options}
+    # Without proxy_headers the peer is what the socket says, and X-Forwarded-For is only a header.
+    options = {"log_level": "critical", "ws": "websockets-sansio", "proxy_headers": False} | options
     listener = listening_socket()
     server = _Uvicorn(uvicorn.Config(app, timeout_graceful_shutdown=2, **options))
     task = asyncio.create_task(server.serve(sockets=[listener]))
