@@ -21,7 +21,7 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 demo: $(VENV)/.demo  ## Run a gateway over two upstreams on 127.0.0.1:$(PORT)
-	@PORT=$(PORT) $(BIN)/python -m examples.demo
+	@exec env PORT=$(PORT) $(BIN)/python -m examples.demo
 
 test: $(VENV)/.tests  ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -32,9 +32,8 @@ from .core.handshake import (
     accept_headers,
     close_frame,
     handshake_headers,
-    offered,
 )
-from .core.headers import Header, edit, response_headers
+from .core.headers import Edits, Header, edit, response_headers
 from .core.outbound import Outbound, outbound
 from .core.policy import ForwardPolicy, Timeout
 from .core.target import Location, locate
@@ -102,7 +101,7 @@ async def open_relay(
         timeout = changes.timeout or policy.timeout
         try:
             with _translated(upstream):
-                connection = await _dial(upstream, out, scope["headers"], policy, timeout)
+                connection = await _dial(upstream, out, scope["subprotocols"], policy, timeout)
         except InvalidStatus as refusal:
             await _refuse(websocket, refusal, policy, changes)
             return
@@ -136,18 +135,17 @@ class _Handshake(ClientProtocol):
 async def _dial(
     upstream: Upstream,
     out: Outbound,
-    headers: Sequence[Header],
+    offers: Sequence[str],
     policy: ForwardPolicy,
     timeout: Timeout,
 ) -> ClientConnection:
     """Connect and complete the handshake; no redirect is followed and no proxy is used."""
 
     def protocol() -> ClientConnection:
-        subprotocols = [Subprotocol(name) for name in offered(headers)]
         handshake = _Handshake(
             out,
             upstream,
-            subprotocols=subprotocols or None,
+            subprotocols=[Subprotocol(name) for name in offers] or None,
             max_size=policy.max_message_size,
         )
         return ClientConnection(handshake, close_timeout=CLOSE_TIMEOUT)
@@ -196,22 +194,34 @@ async def _refuse(
     websocket: WebSocket, refusal: InvalidStatus, policy: ForwardPolicy, changes: Changes
 ) -> None:
     """Pass the upstream's refusal on, with its status, headers and body."""
-    response = refusal.response
-    if "websocket.http.response" not in websocket.scope.get("extensions", {}):
+    extensions = websocket.scope.get("extensions", {})
+    if "websocket.http.response" not in extensions:
         await websocket.close(code=1008)
         return
+    answer = Response(bytes(refusal.response.body or b""), refusal.response.status_code)
     headers = response_headers(
-        _raw(response.headers.raw_items()),
-        response.status_code,
+        _raw(refusal.response.headers.raw_items()),
+        answer.status_code,
         keep_server_headers=policy.keep_server_headers,
     )
-    answer = Response(bytes(response.body or b""), response.status_code)
-    answer.raw_headers = [
-        (name.lower(), value)
-        for name, value in edit(headers, changes.response)
-        if name.lower() != b"content-length"
-    ] + [(b"content-length", b"%d" % len(answer.body))]
+    if "http.response.pathsend" in extensions:
+        # granian, alone in offering this to WebSockets, dies of a refusal that repeats a header.
+        headers = _folded(headers)
+    length = Edits(set=((b"content-length", b"%d" % len(answer.body)),))
+    answer.raw_headers = edit(edit(headers, changes.response), length)
     await websocket.send_denial_response(answer)
+
+
+def _folded(headers: list[Header]) -> list[Header]:
+    """Return *headers* with one line for each name; of cookies, which cannot be joined, the first."""
+    lines: dict[bytes, bytes] = {}
+    for name, value in headers:
+        key = name.lower()
+        if key not in lines:
+            lines[key] = value
+        elif key != b"set-cookie":
+            lines[key] += b", " + value
+    return list(lines.items())
 
 
 def _raw(items: Iterable[tuple[str, str]]) -> list[Header]:
@@ -235,19 +245,30 @@ class _Relay:
 
     async def run(self, changes: Changes) -> None:
         """Accept the client, then pump until one side has ended and the other was told."""
-        pumps: set[asyncio.Task[_End | None]] = set()
         try:
             await self._accept(changes)
-            pumps = {
-                asyncio.create_task(self._client_to_upstream(), name="relay client->upstream"),
-                asyncio.create_task(self._upstream_to_client(), name="relay upstream->client"),
-            }
-            await self._pass_on(await _first_end(pumps))
+            await self._pass_on(await self._pump())
         finally:
+            self._connection.transport.abort()
+
+    async def _pump(self) -> _End:
+        """Run both pumps until one knows how a side ended; then neither runs any more."""
+        pumps = {
+            asyncio.create_task(self._client_to_upstream(), name="relay client->upstream"),
+            asyncio.create_task(self._upstream_to_client(), name="relay upstream->client"),
+        }
+        try:
+            pending = pumps
+            while True:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for pump in done:
+                    if (end := pump.result()) is not None:
+                        return end
+        finally:
+            # Before anything else is sent: granian waits in `close` for a `receive` that is pending.
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            self._connection.transport.abort()
 
     async def _accept(self, changes: Changes) -> None:
         response = self._connection.response
@@ -304,12 +325,3 @@ class _Relay:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._connection.wait_closed()
-
-
-async def _first_end(pumps: set[asyncio.Task[_End | None]]) -> _End:
-    pending = pumps
-    while True:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for pump in done:
-            if (end := pump.result()) is not None:
-                return end

@@ -22,7 +22,6 @@ __all__ = [
     "accept_headers",
     "close_frame",
     "handshake_headers",
-    "offered",
 ]
 
 #: What the server reports when a client vanished without a close frame.
@@ -51,17 +50,6 @@ def _without(headers: list[Header], *names: bytes) -> list[Header]:
         (name, value)
         for name, value in headers
         if (key := name.lower()) not in names and not key.startswith(_PER_HOP)
-    ]
-
-
-def offered(headers: Sequence[Header]) -> list[str]:
-    """Return the subprotocols the client offers, in its order; they are case-sensitive."""
-    return [
-        token.strip().decode("latin-1")
-        for name, value in headers
-        if name.lower() == b"sec-websocket-protocol"
-        for token in value.split(b",")
-        if token.strip()
     ]
 
 

@@ -1,0 +1,1 @@
+"""Small gateways, each one file that runs."""

@@ -1,0 +1,1 @@
+"""Real applications that the tests put behind the proxy, each in a process of its own."""
