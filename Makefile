@@ -47,7 +47,7 @@ types: $(VENV)/.tests $(VENV)/.lint  ## Check types, strictly
 	@$(BIN)/mypy
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
-	@DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types docs test  ## Everything that CI runs, on one Python
 

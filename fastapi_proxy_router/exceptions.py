@@ -7,7 +7,7 @@
     │   ├── BadGateway            502         could not connect, or the upstream broke the protocol
     │   ├── NoUpstreamAvailable   503         no upstream may be picked, or we are out of resources
     │   └── GatewayTimeout        504         the upstream did not connect or answer in time
-    ├── RequestRefused (also HTTPException)   400, 405, 413, 414, 431: the guard said no
+    ├── RequestRefused (also HTTPException)   400, 405, 414: the guard said no
     ├── StreamAborted                         the head is sent: the client's connection is dropped
     └── ConfigurationError (also ValueError)  wrong arguments, all of them in one report
 
@@ -104,7 +104,7 @@ class RequestRefused(ProxyError, HTTPException):
 
     Args:
         reason: What is wrong with it; the client is told, so it quotes nothing the client sent.
-        status: 400, 405, 413, 414 or 431.
+        status: 400, 405 or 414.
         close: Ask the server to close the connection, because body bytes may still be on it.
     """
 

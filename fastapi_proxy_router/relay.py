@@ -101,7 +101,9 @@ async def open_relay(
         timeout = changes.timeout or policy.timeout
         try:
             with _translated(upstream):
-                connection = await _dial(upstream, out, scope["subprotocols"], policy, timeout)
+                connection = await _dial(
+                    upstream, out, scope.get("subprotocols", ()), policy, timeout
+                )
         except InvalidStatus as refusal:
             await _refuse(websocket, refusal, policy, changes)
             return
@@ -268,7 +270,10 @@ class _Relay:
             # Before anything else is sent: granian waits in `close` for a `receive` that is pending.
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            await asyncio.wait(pumps)
+            for pump in pumps:
+                if not pump.cancelled():
+                    pump.exception()
 
     async def _accept(self, changes: Changes) -> None:
         response = self._connection.response

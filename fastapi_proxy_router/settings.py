@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -15,7 +15,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from .core.policy import Timeout
+from .core.forwarded import TrustedProxies
+from .core.policy import Timeout, policy_from
 from .core.pool import UpstreamPool
 from .core.upstream import Upstream
 from .overrides import RouteOverride, Seconds
@@ -28,8 +29,21 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not valid JSON: {error}") from None
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _proxies(value: tuple[str, ...]) -> tuple[str, ...]:
+    TrustedProxies(value)
+    return value
+
+
+def _pseudonym(value: str) -> str:
+    policy_from({"via": value})
+    return value
 
 
 class _Section(BaseModel):
@@ -75,19 +89,21 @@ class PoolSettings(_Section):
         preserve_host: Send the client's ``Host``.
         forwarded: Send RFC 7239 ``Forwarded`` as well.
         via: The name to give in ``Via``.
-        timeout: Its deadlines, instead of those for all pools.
+        timeout: Its own deadlines; those it does not set are those for all pools.
     """
 
-    upstreams: Annotated[list[UpstreamSettings], BeforeValidator(_listed), Field(min_length=1)]
+    upstreams: Annotated[
+        list[UpstreamSettings], NoDecode, BeforeValidator(_listed), Field(min_length=1)
+    ]
     prefix: str = Field(default="", pattern=r"^(/[^/]+)*$")
     preserve_host: bool = False
     forwarded: bool = False
-    via: str = ""
-    timeout: TimeoutSettings | None = None
+    via: Annotated[str, AfterValidator(_pseudonym)] = ""
+    timeout: TimeoutSettings = TimeoutSettings()
 
     def build(self, name: str, settings: ProxySettings) -> UpstreamPool:
         """Return the pool, with what *settings* says for all pools."""
-        timeout = self.timeout or settings.timeout
+        timeout = settings.timeout.model_copy(update=self.timeout.model_dump(exclude_unset=True))
         return UpstreamPool(
             [upstream.build() for upstream in self.upstreams],
             name=name,
@@ -139,13 +155,21 @@ class ProxySettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PROXY_", env_nested_delimiter="__", env_file=".env", extra="forbid", frozen=True
+        env_prefix="PROXY_",
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        env_file=".env",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     pools: dict[str, PoolSettings] = {}
     prefix: str = Field(default="", pattern=r"^(/[^/]+)*$")
     strip_prefix: bool = True
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_proxies)
+    ] = ()
     timeout: TimeoutSettings = TimeoutSettings()
     overrides: tuple[RouteOverride, ...] = ()
 
@@ -156,8 +180,6 @@ class ProxySettings(BaseSettings):
         prefixes = [pool.prefix for pool in self.pools.values()]
         if twice := {prefix for prefix in prefixes if prefixes.count(prefix) > 1}:
             raise ValueError(f"several pools have the prefix {sorted(twice)}")
-        for name, pool in self.pools.items():
-            pool.build(name, self)
         return self
 
     @classmethod

@@ -71,6 +71,9 @@ async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
     server = _Uvicorn(uvicorn.Config(app, timeout_graceful_shutdown=2, **options))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await _until(lambda: server.started or task.done())
+    if task.done():
+        listener.close()
+        await task
     try:
         yield Served(listener.getsockname()[1])
     finally:

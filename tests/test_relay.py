@@ -32,7 +32,9 @@ class WebSocketUpstream(Served):
 
 
 @asynccontextmanager
-async def ws_upstream(handler: Handler | None = None, **options) -> AsyncIterator[WebSocketUpstream]:
+async def ws_upstream(
+    handler: Handler | None = None, **options
+) -> AsyncIterator[WebSocketUpstream]:
     """Serve *handler*, or an echo, with the websockets library."""
     upstream = WebSocketUpstream(0)
 
@@ -392,7 +394,7 @@ async def test_environment_proxies_are_not_used(monkeypatch):
         assert await client.recv() == "x"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # One of the three is deprecated, and still used.
 @pytest.mark.parametrize("implementation", ["websockets", "websockets-sansio", "wsproto"])
 async def test_every_websocket_implementation_of_uvicorn_works(implementation):
     """Messages, a subprotocol and a close code cross whichever implementation uvicorn uses."""

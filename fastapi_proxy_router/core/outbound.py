@@ -61,7 +61,9 @@ def outbound(
         prefix=location.root + location.prefix,
         forwarded=policy.forwarded,
     )
-    headers = edit(via_headers(headers, policy.via, scope["http_version"]), changes.request)
+    headers = edit(
+        via_headers(headers, policy.via, scope.get("http_version", "1.1")), changes.request
+    )
     host = peer.host if policy.preserve_host else upstream.authority
     return Outbound(
         changes.method or scope.get("method", "GET"),

@@ -88,7 +88,7 @@ def locate(scope: Any, slashes: int | None = None) -> Location:
 def _consumed(raw: bytes, decoded: str) -> int:
     """Return how many bytes of *raw* spell *decoded*."""
     wanted = decoded.encode()
-    if raw.startswith(wanted):
+    if b"%" not in wanted and raw.startswith(wanted):
         return len(wanted)
     position = 0
     for byte in wanted:

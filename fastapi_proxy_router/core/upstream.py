@@ -14,6 +14,7 @@ __all__ = ["Upstream"]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
 _TARGET = re.compile(r"[!-~]*")
+_CREDENTIALS = re.compile(r"(?<=//)[^/]*@")
 
 
 class Upstream:
@@ -38,7 +39,7 @@ class Upstream:
     def __init__(self, url: str, *, weight: int = 1, transport: Any = None) -> None:
         mistakes: list[str] = []
         parts = _split(url, mistakes)
-        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 0:
+        if type(weight) is not int or weight < 0:
             mistakes.append(
                 f"upstream {url!r}: weight must be a whole number from 0, not {weight!r}"
             )
@@ -74,23 +75,24 @@ class Upstream:
 
 def _split(url: str, mistakes: list[str]) -> SplitResult | None:
     """Parse *url*, appending to *mistakes* all that makes it no address of an upstream."""
+    shown = f"upstream {_CREDENTIALS.sub('***@', url)!r}"
     try:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna")
     except ValueError as error:
-        mistakes.append(f"upstream {url!r}: {error}")
+        mistakes.append(f"{shown}: {error}")
         return None
     if parts.scheme not in _DEFAULT_PORTS and parts.scheme not in _WEBSOCKET_SCHEMES:
-        mistakes.append(f"upstream {url!r}: the URL must begin with http:// or https://")
-    if not host:
-        mistakes.append(f"upstream {url!r}: the URL has no host")
+        mistakes.append(f"{shown}: the URL must begin with http:// or https://")
+    elif not host:
+        mistakes.append(f"{shown}: the URL has no host")
     if port == 0:
-        mistakes.append(f"upstream {url!r}: port 0 cannot be connected to")
+        mistakes.append(f"{shown}: port 0 cannot be connected to")
     if parts.username is not None or parts.password is not None:
-        mistakes.append("upstream URL: credentials do not belong in it; set a header instead")
+        mistakes.append(f"{shown}: credentials do not belong in the URL; set a header instead")
     if parts.fragment:
-        mistakes.append(f"upstream {url!r}: a fragment is never sent")
+        mistakes.append(f"{shown}: a fragment is never sent")
     if not _TARGET.fullmatch(parts.path + parts.query) or url != url.strip():
-        mistakes.append(f"upstream {url!r}: path and query must be percent-encoded")
+        mistakes.append(f"{shown}: path and query must be percent-encoded")
     return parts
