@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from types import TracebackType
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -48,7 +47,8 @@ class ClientStream:
         self._peeked: bytes | Exception | None = None
         self._taken = False
         self._gone = False
-        self._watched: _Watch | None = None
+        self._interrupted = False
+        self._watching: asyncio.Task[Any] | None = None
         self._reader: asyncio.Task[None] | None = None
         self.has_body = announces_body(request.scope["headers"])
 
@@ -90,13 +90,14 @@ class ClientStream:
                 pass
         except ClientDisconnect:
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised where the body is read
             # The body limit of a router, or a body that a form parser has consumed.
             await self._chunks.put(error)
             return
         self._gone = True
-        if self._watched is not None:
-            self._watched.interrupt()
+        if self._watching is not None:
+            self._interrupted = True
+            self._watching.cancel()
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
@@ -126,52 +127,31 @@ class ClientStream:
             return chunk
         return await self._chunks.get()
 
-    @property
-    def gone(self) -> bool:
-        """Whether the client has left."""
-        return self._gone
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """End the block with ``ClientGone`` as soon as the client leaves.
 
-    def watch(self) -> _Watch:
-        """Return a context that ends with ``ClientGone`` as soon as the client leaves."""
-        return _Watch(self)
+        The task is cancelled as ``asyncio.timeout`` does it: a cancellation by somebody else, also
+        one that comes meanwhile, stays one.
+        """
+        if self._gone:
+            raise ClientGone
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        self._watching = task
+        try:
+            yield
+        except BaseException as error:
+            ours = self._interrupted and task.uncancel() <= cancelling
+            if ours and isinstance(error, asyncio.CancelledError):
+                raise ClientGone from error
+            raise
+        finally:
+            self._watching = None
 
     async def aclose(self) -> None:
         """Stop reading. Idempotent."""
         if self._reader is not None and not self._reader.done():
             self._reader.cancel()
             await asyncio.wait([self._reader])
-
-
-class _Watch:
-    """Cancels the task that entered it when the client leaves, as ``asyncio.timeout`` does."""
-
-    def __init__(self, stream: ClientStream) -> None:
-        self._stream = stream
-        self._task: asyncio.Task[Any] | None = None
-        self._interrupted = False
-
-    def __enter__(self) -> None:
-        if self._stream.gone:
-            raise ClientGone
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task else 0
-        self._stream._watched = self
-
-    def interrupt(self) -> None:
-        if self._task is not None:
-            self._interrupted = True
-            self._task.cancel()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stream._watched = None
-        task, self._task = self._task, None
-        if not self._interrupted or task is None:
-            return
-        # Another cancellation that came meanwhile is somebody else's and goes on.
-        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise ClientGone from error

@@ -3,12 +3,12 @@
 ::
 
     ProxyError
-    ├── GatewayError (also HTTPException)     nothing sent to the client yet: it becomes the response
-    │   ├── BadGateway            502         could not connect, or the upstream broke the protocol
-    │   ├── NoUpstreamAvailable   503         no upstream may be picked, or we are out of resources
-    │   └── GatewayTimeout        504         the upstream did not connect or answer in time
+    ├── GatewayError (also HTTPException)     nothing sent to the client yet: the response
+    │   ├── BadGateway            502         no connection, or the upstream broke the protocol
+    │   ├── NoUpstreamAvailable   503         none may be picked, or we are out of resources
+    │   └── GatewayTimeout        504         it did not connect or answer in time
     ├── RequestRefused (also HTTPException)   400, 405, 414: the guard said no
-    ├── StreamAborted                         the head is sent: the client's connection is dropped
+    ├── StreamAborted                         the head is sent: the connection is dropped
     └── ConfigurationError (also ValueError)  wrong arguments, all of them in one report
 
 The HTTP errors are FastAPI's own ``HTTPException``, so ``app.exception_handler(BadGateway)`` and

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Unpack
+from typing import Unpack
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +21,7 @@ from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
 from .core.guard import check_request, check_response, is_bodyless
 from .core.headers import (
+    NO_EDITS,
     Edits,
     Header,
     content_length,
@@ -179,7 +180,7 @@ class _Body:
         drops_body = changes.method in ("GET", "HEAD") and changes.body is None
         self._client = client
         self._given = b"" if drops_body else changes.body
-        self._edits = Edits()
+        self._edits = NO_EDITS
         if self._given is not None:
             length = () if drops_body else ((b"content-length", b"%d" % len(self._given)),)
             kept = {name for name, _ in changes.request.set}

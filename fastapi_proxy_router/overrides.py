@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypedDict
 from urllib.parse import urlencode
@@ -78,7 +78,7 @@ class HeaderEdits(_Model):
 
     set: dict[HeaderName, HeaderValue] = {}
     add: dict[HeaderName, HeaderValue | list[HeaderValue]] = {}
-    remove: frozenset[HeaderName] = frozenset()
+    remove: Sequence[HeaderName] = ()
 
     def compile(self) -> Edits:
         """Return the same as bytes."""
@@ -183,7 +183,7 @@ class RouteOverride(_Model):
     """
 
     path: str
-    methods: frozenset[Method] | None = Field(default=None, min_length=1)
+    methods: Annotated[Sequence[Method], Field(min_length=1)] | None = None
     rewrite: str | None = None
     method: Method | None = None
     request_headers: HeaderEdits = HeaderEdits()
@@ -200,7 +200,7 @@ class RouteOverride(_Model):
         pattern = PathPattern(self.path)
         return CompiledOverride(
             pattern,
-            self.methods,
+            None if self.methods is None else frozenset(self.methods),
             None if self.rewrite is None else Rewrite(self.rewrite, pattern),
             Changes(
                 method=self.method,

@@ -1,4 +1,4 @@
-"""WebSocket: dial the upstream first, then accept, then pass messages both ways until one side ends."""
+"""WebSocket: dial the upstream, then accept, then pass messages both ways until one side ends."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from websockets.exceptions import (
     InvalidState,
     InvalidStatus,
 )
+from websockets.frames import Close
 from websockets.http11 import Request as HandshakeRequest
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
@@ -215,7 +216,7 @@ async def _refuse(
 
 
 def _folded(headers: list[Header]) -> list[Header]:
-    """Return *headers* with one line for each name; of cookies, which cannot be joined, the first."""
+    """Return *headers* with one line for each name; cookies cannot be joined: the first."""
     lines: dict[bytes, bytes] = {}
     for name, value in headers:
         key = name.lower()
@@ -233,9 +234,9 @@ def _raw(items: Iterable[tuple[str, str]]) -> list[Header]:
 class _End(NamedTuple):
     """How one side ended."""
 
-    by_client: bool
     code: int | None
     reason: str
+    by_client: bool
 
 
 class _Relay:
@@ -267,7 +268,7 @@ class _Relay:
                     if (end := pump.result()) is not None:
                         return end
         finally:
-            # Before anything else is sent: granian waits in `close` for a `receive` that is pending.
+            # Before anything else is sent: granian's `close` waits for a pending `receive`.
             for pump in pumps:
                 pump.cancel()
             await asyncio.wait(pumps)
@@ -287,7 +288,7 @@ class _Relay:
         while True:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
-                return _End(True, message.get("code"), message.get("reason") or "")
+                return _End(message.get("code"), message.get("reason") or "", by_client=True)
             text = message.get("text")
             try:
                 await self._connection.send(text if text is not None else message["bytes"])
@@ -304,11 +305,11 @@ class _Relay:
                 else:
                     await self._websocket.send_bytes(message)
         except WebSocketDisconnect:
-            return _End(True, ABNORMAL, "")
+            return _End(ABNORMAL, "", by_client=True)
         except ConnectionClosed as closed:
             # Without a frame from it we may have sent one: it broke a rule or a limit.
-            frame = closed.rcvd or closed.sent
-            return _End(False, frame.code, frame.reason) if frame else _End(False, ABNORMAL, "")
+            frame = closed.rcvd or closed.sent or Close(ABNORMAL, "")
+            return _End(frame.code, frame.reason, by_client=False)
 
     async def _pass_on(self, end: _End) -> None:
         lost = CLIENT_LOST if end.by_client else UPSTREAM_LOST

@@ -70,7 +70,7 @@ class _Routes(list[BaseRoute]):
 
 
 class ProxyRouter(APIRouter):
-    """An ``APIRouter`` that forwards, over HTTP and WebSocket, all that its other routes do not take.
+    """An ``APIRouter`` that forwards what its other routes do not take, HTTP and WebSocket.
 
     Args:
         upstreams: A URL, an ``Upstream``, an ``UpstreamPool``, a sequence of the first two, or a

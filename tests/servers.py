@@ -46,9 +46,19 @@ def listening_socket() -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
+    """A server that leaves signals alone and stops at once, not at its next tick."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self):
         yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.stop.wait()
 
 
 @asynccontextmanager
@@ -66,7 +76,8 @@ async def serve(
 @asynccontextmanager
 async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
     # Without proxy_headers the peer is what the socket says, and X-Forwarded-For is only a header.
-    options = {"log_level": "critical", "ws": "websockets-sansio", "proxy_headers": False} | options
+    defaults = {"log_level": "critical", "ws": "websockets-sansio", "proxy_headers": False}
+    options = {**defaults, **options}
     listener = listening_socket()
     server = _Uvicorn(uvicorn.Config(app, timeout_graceful_shutdown=2, **options))
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -77,7 +88,7 @@ async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
     try:
         yield Served(listener.getsockname()[1])
     finally:
-        server.should_exit = True
+        server.stop.set()
         await task
         listener.close()
 

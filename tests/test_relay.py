@@ -217,10 +217,8 @@ async def test_messages_before_a_close_are_delivered(server):
 
     async with ws_upstream(burst) as upstream, serve(gateway(upstream), server) as gw:
         async with dialled(gw) as client:
-            received = []
-            with contextlib.suppress(ConnectionClosed):
-                async for message in client:
-                    received.append(message)
+            received = [await client.recv() for _ in range(100)]
+            await ended(client)
             assert received == [str(number) for number in range(100)]
             assert client.close_code == 4000
 
@@ -350,8 +348,7 @@ async def test_an_upstream_that_is_down_is_a_502(server):
     [
         b"",
         b"nonsense\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: wrong\r\n\r\n",
+        b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\n",
     ],
 )

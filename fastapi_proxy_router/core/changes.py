@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.routing import compile_path
 
-from .headers import Edits
+from .headers import NO_EDITS, Edits
 from .policy import Timeout
 from .target import quote_path, raw_groups
 
@@ -34,8 +34,8 @@ class Changes:
     method: str | None = None
     host: bytes | None = None
     body: bytes | None = None
-    request: Edits = Edits()
-    response: Edits = Edits()
+    request: Edits = NO_EDITS
+    response: Edits = NO_EDITS
     timeout: Timeout | None = None
 
 

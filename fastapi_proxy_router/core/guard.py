@@ -3,9 +3,9 @@
 Servers differ in what they let through to ASGI, so the framing is judged here once more:
 
 * A request has one ``Host`` on HTTP/1.1 (RFC 9112, 3.2).
-* Its framing can be read one way only: not both ``Content-Length`` and ``Transfer-Encoding``, one
-  ``Content-Length`` of digits, a ``Transfer-Encoding`` of exactly ``chunked`` (RFC 9112, 6.1, 6.3).
-* ``Connection`` may not name ``Host`` or ``Content-Length``: dropping them would change the message.
+* Its framing can be read one way only: ``Content-Length`` or ``Transfer-Encoding``, the one a
+  single line of digits, the other exactly ``chunked`` (RFC 9112, 6.1 and 6.3).
+* ``Connection`` may not name ``Host`` or ``Content-Length``: without them it is another message.
 * ``CONNECT`` asks for a tunnel and ``TRACE`` for an echo of credentials; neither is forwarded.
 
 A refusal asks the server to close the connection when a body may follow on it.

@@ -2,8 +2,8 @@
 
 Facts (RFC 6455):
 
-* ``Sec-WebSocket-Key``, ``-Accept``, ``-Version`` and ``-Extensions`` belong to one connection; each
-  side of a proxy has its own (4.1, 9.1). Subprotocols are negotiated end to end (1.9).
+* ``Sec-WebSocket-Key``, ``-Accept``, ``-Version`` and ``-Extensions`` belong to one connection;
+  each side of a proxy has its own (4.1, 9.1). Subprotocols are negotiated end to end (1.9).
 * 1005, 1006 and 1015 describe the end of a connection and are never sent; 1004 and 1016 to 2999 are
   reserved; 3000 to 4999 belong to libraries and applications (7.4).
 * A reason has at most 123 bytes of UTF-8, so that the close frame fits in 125 (5.5).

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 __all__ = [
     "HOP_BY_HOP",
+    "NO_EDITS",
     "Edits",
     "Header",
     "content_length",
@@ -147,13 +148,16 @@ class Edits(NamedTuple):
     remove: frozenset[bytes] = frozenset()
 
 
+NO_EDITS = Edits()
+
+
 def edit(headers: list[Header], edits: Edits) -> list[Header]:
     """Return *headers* edited: first removed, then set, then added.
 
-    A header that is set replaces every line of that name, also one spelled with underscores, which
-    many upstreams cannot tell from dashes (threat: a client sends ``X_User`` beside our ``X-User``).
+    A header that is set replaces every line of that name, also one spelled with underscores: many
+    upstreams cannot tell a client's ``X_User`` from our ``X-User``.
     """
-    if not (edits.set or edits.add or edits.remove):
+    if edits == NO_EDITS:
         return headers
     gone = {_spelling(name) for name in edits.remove}
     gone.update(_spelling(name) for name, _ in edits.set)

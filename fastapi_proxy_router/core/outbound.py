@@ -1,7 +1,7 @@
-"""The request line and headers for the upstream, from the client's: one place for HTTP and WebSocket.
+"""What is sent to the upstream before the body: one place for HTTP and WebSocket.
 
-The order is the contract: strip first, then add ours, then the override's edits. So no ``Connection``
-line can remove a header of ours, and no edit is lost.
+The order is the contract: strip first, then add ours, then the override's edits. So no
+``Connection`` line can remove a header of ours, and no edit is lost.
 """
 
 from __future__ import annotations

@@ -109,8 +109,11 @@ def check_path(rest: bytes) -> None:
         raise RequestRefused("The path begins with two slashes")
     if len(rest) > MAX_TARGET:
         raise RequestRefused("The request target is too long", status=414)
-    if not _SUSPECT.search(rest):
-        return
+    if _SUSPECT.search(rest):
+        _check_encodings(rest)
+
+
+def _check_encodings(rest: bytes) -> None:
     if _CONTROL.search(unquote_to_bytes(rest)):
         raise RequestRefused("The path has an illegal character")
     for segment in re.split(rb"[/\\]", _fully_decoded(rest)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from starlette.requests import HTTPConnection
@@ -81,13 +82,14 @@ def test_a_weight_is_a_whole_number(weight):
 
 def test_every_mistake_of_a_pool_is_reported():
     """Upstreams and options together."""
+    options: Any = {"preserve_hosts": True}
     with pytest.raises(ConfigurationError) as raised:
         UpstreamPool(
             [Upstream("http://a", weight=0), "x"],
             trusted_proxies=["nonsense"],
             timeout=0,
             via="a b",
-            **{"preserve_hosts": True},
+            **options,
         )
 
     assert len(raised.value.mistakes) == 8
