@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypedDict
 from urllib.parse import urlencode
@@ -78,7 +78,7 @@ class HeaderEdits(_Model):
 
     set: dict[HeaderName, HeaderValue] = {}
     add: dict[HeaderName, HeaderValue | list[HeaderValue]] = {}
-    remove: Sequence[HeaderName] = ()
+    remove: list[HeaderName] = []
 
     def compile(self) -> Edits:
         """Return the same as bytes."""
@@ -183,7 +183,7 @@ class RouteOverride(_Model):
     """
 
     path: str
-    methods: Annotated[Sequence[Method], Field(min_length=1)] | None = None
+    methods: Annotated[list[Method], Field(min_length=1)] | None = None
     rewrite: str | None = None
     method: Method | None = None
     request_headers: HeaderEdits = HeaderEdits()
