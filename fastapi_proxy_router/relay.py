@@ -23,6 +23,7 @@ from websockets.frames import Close
 from websockets.http11 import Request as HandshakeRequest
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
+from websockets.version import version
 
 from .core.changes import NO_CHANGES, Changes
 from .core.guard import check_request
@@ -48,6 +49,8 @@ __all__ = ["open_relay", "proxy_pass_websocket"]
 
 #: Seconds an upstream has to answer our close frame before its connection is dropped.
 CLOSE_TIMEOUT = 5.0
+#: How websockets turns the bytes of a header value into text and back without losing any.
+_CODING = ("latin-1",) if int(version.partition(".")[0]) >= 17 else ("ascii", "surrogateescape")
 
 
 async def proxy_pass_websocket(
@@ -130,7 +133,7 @@ class _Handshake(ClientProtocol):
     def connect(self) -> HandshakeRequest:
         request = super().connect()
         theirs = [(name, value) for name, value in request.headers.raw_items() if name != "Host"]
-        ours = [(name.decode(), value.decode("latin-1")) for name, value in self._ours]
+        ours = [(name.decode(), value.decode(*_CODING)) for name, value in self._ours]
         request.headers = Headers([*ours, *theirs])
         return request
 
@@ -228,7 +231,7 @@ def _folded(headers: list[Header]) -> list[Header]:
 
 
 def _raw(items: Iterable[tuple[str, str]]) -> list[Header]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in items]
+    return [(name.encode(), value.encode(*_CODING)) for name, value in items]
 
 
 class _End(NamedTuple):

@@ -111,12 +111,15 @@ async def test_the_handshake_carries_what_the_client_sent(server):
             gw, "/ws/a%2Fb?x=%2F&y", origin="https://site.test", additional_headers=headers
         ):
             pass
-        request = upstream.connections[0].request
+        async with dialled(upstream, "/", additional_headers=headers):
+            pass
+        request, direct = (connection.request for connection in upstream.connections)
         assert request is not None
+        assert direct is not None
+        assert request.headers["X-Own"] == direct.headers["X-Own"]
         assert request.path == "/a%2Fb?x=%2F&y"
         assert request.headers["Cookie"] == "a=1"
         assert request.headers["Authorization"] == "Bearer x"
-        assert request.headers["X-Own"] == "caf\xe9"
         assert request.headers["Origin"] == "https://site.test"
         assert request.headers["Host"] == upstream.authority
         assert request.headers["X-Forwarded-Prefix"] == "/ws"
