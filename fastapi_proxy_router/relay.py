@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Unpack
+from contextlib import suppress
+from typing import NamedTuple, Unpack
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection
-from websockets.client import ClientProtocol
-from websockets.datastructures import Headers
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidState,
-    InvalidStatus,
-)
+from websockets.exceptions import ConnectionClosed, InvalidState, InvalidStatus
 from websockets.frames import Close
-from websockets.http11 import Request as HandshakeRequest
-from websockets.typing import Subprotocol
-from websockets.uri import WebSocketURI
-from websockets.version import version
 
 from .core.changes import NO_CHANGES, Changes
 from .core.guard import check_request
@@ -36,21 +23,16 @@ from .core.handshake import (
     handshake_headers,
 )
 from .core.headers import Edits, Header, edit, response_headers
-from .core.outbound import Outbound, outbound
-from .core.policy import ForwardPolicy, Timeout
+from .core.outbound import outbound
+from .core.policy import ForwardPolicy
 from .core.target import Location, locate
 from .core.upstream import Upstream
-from .exceptions import BadGateway, GatewayTimeout, NoUpstreamAvailable, ProxyError
+from .dialer import CLOSE_TIMEOUT, dial, raw_headers
+from .exceptions import ProxyError
 from .log import log_failure
 from .overrides import OverrideOptions, RequestOverride
-from .transport import tls_context
 
 __all__ = ["open_relay", "proxy_pass_websocket"]
-
-#: Seconds an upstream has to answer our close frame before its connection is dropped.
-CLOSE_TIMEOUT = 5.0
-#: How websockets turns the bytes of a header value into text and back without losing any.
-_CODING = ("latin-1",) if int(version.partition(".")[0]) >= 17 else ("ascii", "surrogateescape")
 
 
 async def proxy_pass_websocket(
@@ -104,10 +86,8 @@ async def open_relay(
         )
         timeout = changes.timeout or policy.timeout
         try:
-            with _translated(upstream):
-                connection = await _dial(
-                    upstream, out, scope.get("subprotocols", ()), policy, timeout
-                )
+            offers = scope.get("subprotocols", ())
+            connection = await dial(upstream, out, offers, policy, timeout)
         except InvalidStatus as refusal:
             await _refuse(websocket, refusal, policy, changes)
             return
@@ -117,83 +97,6 @@ async def open_relay(
         raise
     finally:
         upstream.in_flight -= 1
-
-
-class _Handshake(ClientProtocol):
-    """A client that sends our target and headers, byte for byte."""
-
-    def __init__(self, out: Outbound, upstream: Upstream, **options: Any) -> None:
-        # The whole target stands for the path: an URI that is taken apart and put together again
-        # is not the same bytes.
-        secure = upstream.scheme == "https"
-        uri = WebSocketURI(secure, upstream.host, upstream.port, out.target.decode(), "")
-        super().__init__(uri, **options)
-        self._ours = out.headers
-
-    def connect(self) -> HandshakeRequest:
-        request = super().connect()
-        theirs = [(name, value) for name, value in request.headers.raw_items() if name != "Host"]
-        ours = [(name.decode(), value.decode(*_CODING)) for name, value in self._ours]
-        request.headers = Headers([*ours, *theirs])
-        return request
-
-
-async def _dial(
-    upstream: Upstream,
-    out: Outbound,
-    offers: Sequence[str],
-    policy: ForwardPolicy,
-    timeout: Timeout,
-) -> ClientConnection:
-    """Connect and complete the handshake; no redirect is followed and no proxy is used."""
-
-    def protocol() -> ClientConnection:
-        handshake = _Handshake(
-            out,
-            upstream,
-            subprotocols=[Subprotocol(name) for name in offers] or None,
-            max_size=policy.max_message_size,
-        )
-        return ClientConnection(handshake, close_timeout=CLOSE_TIMEOUT)
-
-    async with asyncio.timeout(timeout.connect):
-        _, connection = await asyncio.get_running_loop().create_connection(
-            protocol,
-            upstream.host,
-            upstream.port,
-            ssl=tls_context() if upstream.scheme == "https" else None,
-        )
-    try:
-        async with asyncio.timeout(timeout.response):
-            await connection.handshake(user_agent_header=None)
-    except BaseException:
-        connection.transport.abort()
-        raise
-    connection.start_keepalive()
-    return connection
-
-
-@contextmanager
-def _translated(upstream: Upstream) -> Iterator[None]:
-    """Turn what dialling raises into ours; a refusal by the upstream passes as it is."""
-    try:
-        yield
-    except InvalidStatus:
-        raise
-    except TimeoutError as error:
-        raise GatewayTimeout("the handshake took too long", upstream=upstream) from error
-    except InvalidHandshake as error:
-        raise BadGateway(f"invalid handshake: {error}", upstream=upstream, stage="head") from error
-    except (EOFError, ConnectionClosed) as error:
-        raise BadGateway("it closed during the handshake", upstream=upstream) from error
-    except OSError as error:
-        raise _unreachable(error, upstream) from error
-
-
-def _unreachable(error: OSError, upstream: Upstream) -> ProxyError:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return NoUpstreamAvailable(str(error), upstream=upstream, fault="us")
-    return BadGateway(str(error), upstream=upstream)
 
 
 async def _refuse(
@@ -206,7 +109,7 @@ async def _refuse(
         return
     answer = Response(bytes(refusal.response.body or b""), refusal.response.status_code)
     headers = response_headers(
-        _raw(refusal.response.headers.raw_items()),
+        raw_headers(refusal.response.headers),
         answer.status_code,
         keep_server_headers=policy.keep_server_headers,
     )
@@ -228,10 +131,6 @@ def _folded(headers: list[Header]) -> list[Header]:
         elif key != b"set-cookie":
             lines[key] += b", " + value
     return list(lines.items())
-
-
-def _raw(items: Iterable[tuple[str, str]]) -> list[Header]:
-    return [(name.encode(), value.encode(*_CODING)) for name, value in items]
 
 
 class _End(NamedTuple):
@@ -281,7 +180,7 @@ class _Relay:
 
     async def _accept(self, changes: Changes) -> None:
         response = self._connection.response
-        headers = accept_headers(_raw(response.headers.raw_items())) if response else []
+        headers = accept_headers(raw_headers(response.headers)) if response else []
         with suppress(WebSocketDisconnect):
             await self._websocket.accept(
                 self._connection.subprotocol, edit(headers, changes.response)

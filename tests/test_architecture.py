@@ -22,6 +22,7 @@ FLOORS = {
     "log": 1,
     "client": 2,
     "transport": 2,
+    "dialer": 2,
     "forwarder": 3,
     "relay": 3,
     "router": 4,
@@ -31,7 +32,7 @@ FLOORS = {
 KNOWN = {
     0: {"starlette"},
     1: {"starlette", "pydantic", "pydantic_core", "pydantic_settings"},
-    2: {"starlette", "httpx"},
+    2: {"starlette", "httpx", "websockets"},
     3: {"starlette", "websockets"},
     4: {"starlette", "fastapi"},
     5: set(),

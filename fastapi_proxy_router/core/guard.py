@@ -2,6 +2,8 @@
 
 Servers differ in what they let through to ASGI, so the framing is judged here once more:
 
+* No header has a control byte: CR and LF, which HTTP/2 and a careless parser let through, would
+  begin another header, and NUL would end one (RFC 9110, 5.5).
 * A request has one ``Host`` on HTTP/1.1 (RFC 9112, 3.2).
 * Its framing can be read one way only: ``Content-Length`` or ``Transfer-Encoding``, the one a
   single line of digits, the other exactly ``chunked`` (RFC 9112, 6.1 and 6.3).
@@ -52,9 +54,17 @@ def check_request(method: str, http_version: str, headers: Sequence[Header]) -> 
 
 
 def _mistake(http_version: str, headers: Sequence[Header]) -> str | None:
+    if not _legal(headers):
+        return "The request has an illegal header"
     hosts = field_values(headers, b"host")
     if len(hosts) > 1 or (http_version == "1.1" and not hosts):
         return "The request needs exactly one Host"
+    if not {b"host", b"content-length"}.isdisjoint(tokens(headers, b"connection")):
+        return "Connection names a header that cannot be dropped"
+    return _framing_mistake(http_version, headers)
+
+
+def _framing_mistake(http_version: str, headers: Sequence[Header]) -> str | None:
     codings = field_values(headers, b"transfer-encoding")
     lengths = field_values(headers, b"content-length")
     if codings and (lengths or http_version == "1.0"):
@@ -63,9 +73,11 @@ def _mistake(http_version: str, headers: Sequence[Header]) -> str | None:
         return "The request has an unknown Transfer-Encoding"
     if lengths and (content_length(headers) is None or int(lengths[0]) > _MAX_LENGTH):
         return "The request has an invalid Content-Length"
-    if not {b"host", b"content-length"}.isdisjoint(tokens(headers, b"connection")):
-        return "Connection names a header that cannot be dropped"
     return None
+
+
+def _legal(headers: Sequence[Header]) -> bool:
+    return all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
 
 
 def check_response(upstream: Upstream, status: int, headers: Sequence[Header]) -> None:
@@ -77,7 +89,7 @@ def check_response(upstream: Upstream, status: int, headers: Sequence[Header]) -
     mistake = None
     if not 200 <= status <= 599:
         mistake = f"status {status}"
-    elif not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers):
+    elif not _legal(headers):
         mistake = "an illegal header"
     elif content_length(headers) is None and field_values(headers, b"content-length"):
         mistake = "an invalid Content-Length"

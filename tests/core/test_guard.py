@@ -27,6 +27,10 @@ CHUNKED = (b"transfer-encoding", b"chunked")
             for v in (b"gzip", b"gzip, chunked", b",chunked", b"xchunked")
         ),
         [HOST, CHUNKED, CHUNKED],
+        [HOST, (b"x", b"a\r\ny: b")],
+        [HOST, (b"x", b"a\x00b")],
+        [HOST, (b"x y", b"a")],
+        [HOST, (b"", b"a")],
         [HOST, (b"connection", b"close, Content-Length"), (b"content-length", b"3")],
         [HOST, (b"connection", b"host")],
     ],
