@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-lowest lint format types docs check clean
+.PHONY: help demo test test-lowest lint format types docs check bench-transfer clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ docs: $(VENV)/.docs  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types docs test  ## Everything that CI runs, on one Python
+
+bench-transfer: $(VENV)/.demo  ## Measure memory while moving large bodies (MIB=1024)
+	@$(BIN)/python -m benchmarks.transfer
 
 clean:  ## Remove what the targets made
 	@rm -rf .venv* site .mypy_cache .pytest_cache .ruff_cache

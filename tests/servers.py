@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -75,10 +76,26 @@ async def serve(
 
 @asynccontextmanager
 async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
+    listener = listening_socket()
+    async with _running(app, listener, **options):
+        yield Served(listener.getsockname()[1])
+
+
+@asynccontextmanager
+async def serve_unix(app: Any, path: str) -> AsyncIterator[None]:
+    """Serve *app* with uvicorn on a unix socket."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    async with _running(app, listener):
+        yield
+    Path(path).unlink()
+
+
+@asynccontextmanager
+async def _running(app: Any, listener: socket.socket, **options: Any) -> AsyncIterator[None]:
     # Without proxy_headers the peer is what the socket says, and X-Forwarded-For is only a header.
     defaults = {"log_level": "critical", "ws": "websockets-sansio", "proxy_headers": False}
     options = {**defaults, **options}
-    listener = listening_socket()
     server = _Uvicorn(uvicorn.Config(app, timeout_graceful_shutdown=2, **options))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await _until(lambda: server.started or task.done())
@@ -86,7 +103,7 @@ async def _uvicorn(app: Any, **options: Any) -> AsyncIterator[Served]:
         listener.close()
         await task
     try:
-        yield Served(listener.getsockname()[1])
+        yield
     finally:
         server.stop.set()
         await task

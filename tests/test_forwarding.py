@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -14,6 +15,7 @@ from tests.servers import (
     raw_upstream,
     send_raw,
     serve,
+    serve_unix,
     status,
 )
 
@@ -552,3 +554,79 @@ async def test_an_http_1_0_client_is_served(server):
 
         assert status(got) == 200
         assert b"hello" in got
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_http_2_client_is_served(method):
+    """Its body needs no header to announce it; the upstream gets chunks, or nothing at all."""
+
+    async def chunks():
+        yield b"hel"
+        yield b"lo"
+
+    async with raw_upstream() as upstream, serve(gateway(upstream), "hypercorn") as gw:
+        transport = httpx.AsyncHTTPTransport(http1=False, http2=True)
+        async with httpx.AsyncClient(transport=transport) as client:
+            body = chunks() if method == "POST" else None
+            answer = await client.request(method, f"{gw.url}/a%2Fb?x", content=body)
+
+        assert (answer.http_version, answer.status_code, answer.text) == ("HTTP/2", 200, "ok")
+        assert upstream.last.target == b"/a%2Fb?x"
+        assert upstream.last.values(b"x-forwarded-host") == [gw.authority.encode()]
+        framing = [b"chunked"] if method == "POST" else []
+        assert upstream.last.values(b"transfer-encoding") == framing
+        assert (b"hel" in upstream.last.body) is (method == "POST")
+
+
+async def test_what_an_untrusted_client_says_of_itself_is_replaced(server):
+    """Forwarding headers that a client makes up never reach the upstream."""
+    spoofed = [
+        "X-Forwarded-For: 6.6.6.6",
+        "X_Forwarded_For: 6.6.6.6",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: evil.test",
+        "X-Forwarded-Prefix: /evil",
+        "X-Forwarded-User: admin",
+        "X-Real-IP: 6.6.6.6",
+        "Forwarded: for=6.6.6.6",
+    ]
+    async with raw_upstream() as upstream, serve(gateway(upstream), server) as gw:
+        await get_raw(gw, "/", *spoofed)
+
+        head = upstream.last.head
+        assert b"6.6.6.6" not in head
+        assert b"evil" not in head
+        assert b"admin" not in head
+        assert upstream.last.values(b"x-forwarded-for") == [b"127.0.0.1"]
+        assert upstream.last.values(b"x-forwarded-proto") == [b"http"]
+
+
+async def test_forwarded_and_via_are_sent_on_request(server):
+    """RFC 7239's header, and ours in Via, both ways."""
+    async with (
+        raw_upstream() as upstream,
+        serve(gateway(upstream, forwarded=True, via="gate"), server) as gw,
+    ):
+        got = await get_raw(gw, "/", "Via: 1.0 front")
+
+        element = f'for=127.0.0.1;host="{gw.authority}";proto=http'
+        assert upstream.last.values(b"forwarded") == [element.encode()]
+        assert upstream.last.values(b"via") == [b"1.0 front", b"1.1 gate"]
+        assert header_lines(got, b"via") == [b"1.1 gate"]
+
+
+async def test_a_peer_on_a_unix_socket_has_no_address(tmp_path):
+    """Nothing is claimed of it but the prefix, unless such peers are trusted."""
+    for trusted, expected in (([], []), (["unix"], [b"9.9.9.9"])):
+        async with raw_upstream() as upstream:
+            app = gateway(upstream, trusted_proxies=trusted)
+            path = str(tmp_path / "gateway.sock")
+            async with serve_unix(app, path):
+                transport = httpx.AsyncHTTPTransport(uds=path)
+                async with httpx.AsyncClient(transport=transport) as client:
+                    headers = {"X-Forwarded-For": "9.9.9.9"}
+                    answer = await client.get("http://public.test/", headers=headers)
+
+            assert answer.status_code == 200
+            assert upstream.last.values(b"x-forwarded-for") == expected
+            assert upstream.last.values(b"x-forwarded-host") == []

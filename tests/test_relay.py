@@ -449,3 +449,19 @@ async def test_a_client_that_does_not_read_slows_the_upstream():
 
             assert received == 1024
             assert in_between < 512
+
+
+async def test_a_failed_handshake_is_one_line_in_the_log(caplog):
+    """With the reason and the upstream, and without the query or a header."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        down = Served(unused.getsockname()[1])
+        async with serve(gateway(down)) as gw:
+            with pytest.raises(InvalidStatus):
+                async with dialled(gw, "/ws?token=SECRET", additional_headers={"Cookie": "SECRET"}):
+                    pass
+
+    lines = [r.getMessage() for r in caplog.records if r.name == "fastapi_proxy_router"]
+    assert len(lines) == 1
+    assert down.url in lines[0]
+    assert "SECRET" not in lines[0]
