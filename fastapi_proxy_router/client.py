@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -28,6 +28,18 @@ def request_exit_stack(connection: HTTPConnection) -> AsyncExitStack | None:
     """Return the stack that is unwound when the request is over, if there is one."""
     stack = connection.scope.get(_EXIT_STACK_KEY)
     return stack if isinstance(stack, AsyncExitStack) else None
+
+
+def _explained(error: Exception) -> Exception:
+    """Say what happened to a body that cannot be read; a limit of the router says it itself."""
+    if isinstance(error, RuntimeError):
+        reason = (
+            "the request body was consumed before it could be forwarded, as a form for instance"
+        )
+        explained = RuntimeError(reason)
+        explained.__cause__ = error
+        return explained
+    return error
 
 
 class ClientStream:
@@ -89,10 +101,10 @@ class ClientStream:
             while (await self._request.receive())["type"] != "http.disconnect":
                 pass
         except ClientDisconnect:
-            pass
+            with suppress(asyncio.QueueFull):
+                self._chunks.put_nowait(ClientGone())
         except Exception as error:  # noqa: BLE001 - raised where the body is read
-            # The body limit of a router, or a body that a form parser has consumed.
-            await self._chunks.put(error)
+            await self._chunks.put(_explained(error))
             return
         self._gone = True
         if self._watching is not None:

@@ -167,6 +167,8 @@ async def _exchange(
     crossing = response_headers(
         response.headers, response.status, keep_server_headers=policy.keep_server_headers
     )
+    if out.method == "HEAD" != request.method:
+        crossing = edit(crossing, Edits(remove=frozenset({b"content-length"})))
     via_headers(crossing, policy.via, "1.1")
     return ForwardedResponse(
         request, client, response, edit(crossing, changes.response), timeout.idle

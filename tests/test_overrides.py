@@ -143,6 +143,16 @@ async def test_the_method_is_changed_and_get_drops_the_body():
         )
 
 
+async def test_a_get_that_becomes_a_head_has_an_empty_answer():
+    """The length of a body that the upstream never sends is not promised to the client."""
+    async with raw_upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n") as upstream:
+        async with serve(overriding(upstream, RouteOverride(path="/", method="HEAD"))) as gw:
+            answer = await get_raw(gw)
+
+        assert status(answer) == 200
+        assert answer.endswith(b"\r\n\r\n0\r\n\r\n")
+
+
 async def test_an_override_applies_to_its_methods_only_and_the_first_wins():
     """Other methods and later overrides leave the request alone."""
     async with raw_upstream() as upstream:

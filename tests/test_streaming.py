@@ -236,6 +236,62 @@ async def test_a_client_that_leaves_before_the_head_ends_the_exchange(server, ho
     assert app.state.pool.upstreams[0].in_flight == 0
 
 
+async def test_a_client_that_leaves_is_noticed_behind_middleware():
+    """Also through Starlette's BaseHTTPMiddleware, before the head and in a silent stream."""
+
+    async def passthrough(request, call_next):
+        return await call_next(request)
+
+    async def think(reader, writer):
+        if upstream.last.target == b"/stream":
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await reader.read()
+
+    async with raw_upstream(think) as upstream:
+        app = gateway(upstream)
+        app.add_middleware(BaseHTTPMiddleware, dispatch=passthrough)
+        async with serve(app) as gw:
+            for target in (b"/", b"/stream"):
+                upstream.received.clear()
+                upstream.closed.clear()
+                reader, writer = await connect(gw)
+                writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+                await upstream.received.wait()
+                if target == b"/stream":
+                    await reader.readuntil(b"hello")
+                await leave(writer, "close")
+                await within_a_second(upstream.closed)
+
+
+async def test_an_http_2_client_that_leaves_before_its_body_is_let_go():
+    """A request whose body never comes does not wait for it for ever."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "2",
+        "method": "POST",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [(b"host", b"x")],
+        "client": ("127.0.0.1", 1),
+        "scheme": "http",
+    }
+    async with raw_upstream() as upstream:
+        async with asyncio.timeout(2):
+            await gateway(upstream)(scope, receive, send)
+
+        assert sent[0]["status"] == 499
+        assert upstream.connections == 0
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_leaves_a_silent_stream_ends_the_exchange(server, how):
     """Also while no byte flows, the upstream's connection is closed within a second."""

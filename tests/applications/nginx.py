@@ -69,7 +69,9 @@ def nginx(directory: Path) -> Iterator[Nginx]:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     program = shutil.which("nginx", path=path)
     if program is None:
-        pytest.fail("nginx is not installed and these tests need it: apt-get install nginx")
+        # `make test` needs nothing but Python; CI installs nginx and must not do without it.
+        missing = pytest.fail if "CI" in os.environ else pytest.skip
+        missing("nginx is not installed: apt-get install nginx")
     served = Nginx(free_port(), root=directory / "root")
     _make_files(served.root)
     config = directory / "nginx.conf"
