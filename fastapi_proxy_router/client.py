@@ -30,25 +30,14 @@ def request_exit_stack(connection: HTTPConnection) -> AsyncExitStack | None:
     return stack if isinstance(stack, AsyncExitStack) else None
 
 
-def _explained(error: Exception) -> Exception:
-    """Say what happened to a body that cannot be read; a limit of the router says it itself."""
-    if isinstance(error, RuntimeError):
-        reason = (
-            "the request body was consumed before it could be forwarded, as a form for instance"
-        )
-        explained = RuntimeError(reason)
-        explained.__cause__ = error
-        return explained
-    return error
-
-
 class ClientStream:
     """What one client sends, read by one task that also notices when the client leaves.
 
     There is one per request, however many upstreams are tried for it, so that what was read for a
-    failed attempt is still there for the next. The task holds at most two chunks, which is the
-    back-pressure, and never reads ahead of the upstream when the client waits for
-    ``100 Continue``: reading is what makes the server send it.
+    failed attempt is still there for the next. The task either *delivers* the body, holding at most
+    two chunks, which is the back-pressure, or *drains* what nobody wants; then it waits for the
+    client to leave. A client that waits for ``100 Continue`` is not read before its body is wanted,
+    because reading is what makes the server send it.
     """
 
     def __init__(self, request: Request) -> None:
@@ -56,60 +45,87 @@ class ClientStream:
         # Set by Starlette once a dependency has read the body with `request.body()` or `.json()`.
         self._cached: bytes | None = getattr(request, "_body", None)
         self._chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
-        self._peeked: bytes | Exception | None = None
-        self._taken = False
+        self._first: bytes | Exception | None = None
+        self._found: bool | None = None
+        self._spent = False
         self._gone = False
-        self._interrupted = False
-        self._watching: asyncio.Task[Any] | None = None
+        self._watching: set[asyncio.Task[Any]] = set()
+        self._interrupted: set[asyncio.Task[Any]] = set()
         self._reader: asyncio.Task[None] | None = None
-        self.has_body = announces_body(request.scope["headers"])
 
     @classmethod
-    async def of(cls, request: Request) -> ClientStream:
+    def of(cls, request: Request) -> ClientStream:
         """Return the stream of *request*, the same one for every attempt."""
         stream: ClientStream | None = request.scope.get(_SCOPE_KEY)
         if stream is None:
             stream = request.scope[_SCOPE_KEY] = cls(request)
             if (stack := request_exit_stack(request)) is not None:
                 stack.push_async_callback(stream.aclose)
-            await stream._begin()
         return stream
 
-    async def _begin(self) -> None:
-        headers = self._request.scope["headers"]
-        http1 = self._request.scope["http_version"].startswith("1")
-        if not http1 and not self.has_body:
+    async def begin(self, *, wanted: bool) -> bool:
+        """Start reading, and return whether a body is to be sent.
+
+        Args:
+            wanted: The upstream is to get the client's body, if there is one.
+        """
+        scope = self._request.scope
+        http1 = scope["http_version"].startswith("1")
+        announced = announces_body(scope["headers"])
+        if not wanted or self._cached is not None or (http1 and not announced):
+            self.drain()
+            return wanted and (announced or bool(self._cached))
+        if http1 and b"100-continue" in tokens(scope["headers"], b"expect"):
+            return True
+        self._deliver()
+        if not announced and self._found is None:
             # HTTP/2 needs no header to announce a body (RFC 9113, 8.1): look.
-            self.has_body = True
-            self._start()
-            self._peeked = await self._chunks.get()
-            self.has_body = self._peeked is not None
-        elif b"100-continue" not in tokens(headers, b"expect"):
-            self._start()
+            self._first = await self._chunks.get()
+            self._found = self._first is not None
+        return announced or self._found is True
 
-    def _start(self) -> None:
+    def _deliver(self) -> None:
         if self._reader is None:
-            self._reader = asyncio.create_task(self._read(), name="proxy read client")
+            self._reader = asyncio.create_task(self._read_body(), name="proxy read client")
 
-    async def _read(self) -> None:
+    def drain(self) -> None:
+        """Read on only to notice when the client leaves. What it sends is dropped."""
+        if self._reader is None:
+            self._spent = True
+            self._reader = asyncio.create_task(self._wait_for_end(), name="proxy watch client")
+
+    async def _read_body(self) -> None:
         try:
-            if self.has_body and self._cached is None:
-                async for chunk in self._request.stream():
-                    if chunk:
-                        await self._chunks.put(chunk)
-                await self._chunks.put(None)
+            async for chunk in self._request.stream():
+                if chunk:
+                    await self._chunks.put(chunk)
+            await self._chunks.put(None)
+        except ClientDisconnect:
+            self._leave()
+            return
+        except RuntimeError as error:
+            await self._chunks.put(_consumed(error))
+        except Exception as error:  # noqa: BLE001 - a limit of the router; raised by `body`
+            await self._chunks.put(error)
+        await self._wait_for_end()
+
+    async def _wait_for_end(self) -> None:
+        # A server or a limit may end this with an exception of its own; nobody reads on then.
+        with suppress(Exception):
             while (await self._request.receive())["type"] != "http.disconnect":
                 pass
-        except ClientDisconnect:
-            with suppress(asyncio.QueueFull):
-                self._chunks.put_nowait(ClientGone())
-        except Exception as error:  # noqa: BLE001 - raised where the body is read
-            await self._chunks.put(_explained(error))
-            return
+            self._leave()
+
+    def _leave(self) -> None:
         self._gone = True
-        if self._watching is not None:
-            self._interrupted = True
-            self._watching.cancel()
+        self._wake()
+        for task in self._watching:
+            self._interrupted.add(task)
+            task.cancel()
+
+    def _wake(self) -> None:
+        with suppress(asyncio.QueueFull):
+            self._chunks.put_nowait(ClientGone())
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
@@ -119,23 +135,24 @@ class ClientStream:
                 nobody kept it. ``await request.body()`` beforehand keeps it.
         """
         if self._cached is not None:
-            yield self._cached
+            if self._cached:
+                yield self._cached
             return
-        if self._taken:
+        if self._spent:
             raise RuntimeError(
                 "the request body was already sent; read it with `await request.body()` before "
                 "the first attempt to be able to send it again"
             )
-        self._start()
+        self._deliver()
         while (chunk := await self._next()) is not None:
             if isinstance(chunk, Exception):
                 raise chunk
-            self._taken = True
+            self._spent = True
             yield chunk
 
     async def _next(self) -> bytes | Exception | None:
-        if self._peeked is not None:
-            chunk, self._peeked = self._peeked, None
+        if self._first is not None:
+            chunk, self._first = self._first, None
             return chunk
         return await self._chunks.get()
 
@@ -151,19 +168,28 @@ class ClientStream:
         task = asyncio.current_task()
         assert task is not None
         cancelling = task.cancelling()
-        self._watching = task
+        self._watching.add(task)
         try:
             yield
         except BaseException as error:
-            ours = self._interrupted and task.uncancel() <= cancelling
+            ours = task in self._interrupted and task.uncancel() <= cancelling
             if ours and isinstance(error, asyncio.CancelledError):
                 raise ClientGone from error
             raise
         finally:
-            self._watching = None
+            self._watching.discard(task)
 
     async def aclose(self) -> None:
-        """Stop reading. Idempotent."""
+        """Stop reading, and let go of whoever still waits for the body. Idempotent."""
         if self._reader is not None and not self._reader.done():
             self._reader.cancel()
             await asyncio.wait([self._reader])
+        self._wake()
+
+
+def _consumed(error: RuntimeError) -> RuntimeError:
+    explained = RuntimeError(
+        "the request body was consumed before it could be forwarded, as a form for instance"
+    )
+    explained.__cause__ = error
+    return explained

@@ -73,10 +73,8 @@ class GatewayError(ProxyError, HTTPException):
         upstream: Upstream | None = None,
         stage: Stage = "connect",
         fault: Fault = "upstream",
-        retry_after: int | None = None,
     ) -> None:
-        headers = None if retry_after is None else {"Retry-After": str(retry_after)}
-        super().__init__(self.status.value, self.status.phrase, headers)
+        super().__init__(self.status.value, self.status.phrase)
         self.reason = reason
         self.upstream = upstream
         self.stage = stage

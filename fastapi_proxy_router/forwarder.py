@@ -21,7 +21,6 @@ from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
 from .core.guard import check_request, check_response, is_bodyless
 from .core.headers import (
-    NO_EDITS,
     Edits,
     Header,
     content_length,
@@ -34,8 +33,15 @@ from .core.outbound import Outbound, outbound
 from .core.policy import ForwardPolicy, Timeout
 from .core.target import Location, locate
 from .core.upstream import Upstream
-from .exceptions import BadGateway, GatewayError, GatewayTimeout, ProxyError, StreamAborted
-from .log import log_failure
+from .exceptions import (
+    BadGateway,
+    GatewayError,
+    GatewayTimeout,
+    ProxyError,
+    RequestRefused,
+    StreamAborted,
+)
+from .log import log_failure, logged
 from .overrides import OverrideOptions, RequestOverride
 from .transport import UpstreamResponse, exchange
 
@@ -125,7 +131,7 @@ async def send_request(
     """
     scope = request.scope
     policy = policy or upstream.policy or ForwardPolicy()
-    try:
+    with logged(request):
         check_request(scope["method"], scope["http_version"], scope["headers"])
         out = outbound(
             scope,
@@ -135,29 +141,29 @@ async def send_request(
             policy=policy,
             crossing=request_headers,
         )
-        client = await ClientStream.of(request)
-        return await _exchange(request, client, upstream, out, policy, changes)
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except ProxyError as error:
-        log_failure(request, error)
-        raise
+        try:
+            return await _exchange(request, upstream, out, policy, changes)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _exchange(
     request: Request,
-    client: ClientStream,
     upstream: Upstream,
     out: Outbound,
     policy: ForwardPolicy,
     changes: Changes,
 ) -> ForwardedResponse:
     timeout = changes.timeout or policy.timeout
+    client = ClientStream.of(request)
     upstream.in_flight += 1
     response: UpstreamResponse | None = None
     try:
+        given = _given_body(changes)
+        arrives = await client.begin(wanted=given is None)
+        body = _Body(out.headers, changes, given, client.body() if arrives else None)
         with client.watch():
-            response = await _head(upstream, out, _Body(client, changes), timeout)
+            response = await _head(upstream, out, body, timeout)
         check_response(upstream, response.status, response.headers)
     except BaseException:
         upstream.in_flight -= 1
@@ -175,34 +181,48 @@ async def _exchange(
     )
 
 
+def _given_body(changes: Changes) -> bytes | None:
+    """Return the body that an override gives; ``None`` leaves the client's."""
+    if changes.body is None and changes.method in ("GET", "HEAD"):
+        return b""
+    return changes.body
+
+
 class _Body:
-    """The body that is sent: the client's as it arrives, or the one an override gives."""
+    """The body that is sent, with the headers that frame it."""
 
-    def __init__(self, client: ClientStream, changes: Changes) -> None:
-        drops_body = changes.method in ("GET", "HEAD") and changes.body is None
-        self._client = client
-        self._given = b"" if drops_body else changes.body
-        self._edits = NO_EDITS
-        if self._given is not None:
-            length = () if drops_body else ((b"content-length", b"%d" % len(self._given)),)
-            kept = {name for name, _ in changes.request.set}
-            self._edits = Edits(set=length, remove=_DESCRIBES_BODY - kept)
-        self.arrives = self._given is None and client.has_body
-
-    def framed(self, headers: list[Header]) -> list[Header]:
-        """Return *headers* with this body's framing: a length stays one, and so do chunks."""
-        headers = edit(headers, self._edits)
-        if self.arrives and content_length(headers) is None and not is_chunked(headers):
-            return [*headers, (b"transfer-encoding", b"chunked")]
-        return headers
+    def __init__(
+        self,
+        headers: list[Header],
+        changes: Changes,
+        given: bytes | None,
+        arriving: AsyncIterator[bytes] | None,
+    ) -> None:
+        self.arrives = arriving is not None
+        self._given = given
+        self._arriving = arriving
+        self.headers = headers
+        if given is not None:
+            length = () if changes.body is None else ((b"content-length", b"%d" % len(given)),)
+            kept = {name for name, _ in (*changes.request.set, *changes.request.add)}
+            self.headers = edit(headers, Edits(set=length, remove=_DESCRIBES_BODY - kept))
+        elif self.arrives and content_length(headers) is None and not is_chunked(headers):
+            self.headers = [*headers, (b"transfer-encoding", b"chunked")]
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body."""
+        """Yield the body, of exactly the length that the headers declare."""
         if self._given:
             yield self._given
-        elif self.arrives:
-            async for chunk in self._client.body():
-                yield chunk
+        if self._arriving is None:
+            return
+        length, sent = content_length(self.headers), 0
+        async for chunk in self._arriving:
+            sent += len(chunk)
+            if length is not None and sent > length:
+                break
+            yield chunk
+        if length is not None and sent != length:
+            raise RequestRefused("The body does not have its declared length", close=True)
 
 
 async def _head(
@@ -210,29 +230,31 @@ async def _head(
 ) -> UpstreamResponse:
     """Send the request and wait for the head, from the end of the body at most ``response``."""
     loop = asyncio.get_running_loop()
+    waiting = True
 
     async def chunks() -> AsyncIterator[bytes]:
         async for chunk in body.chunks():
             yield chunk
-        if timeout.response is not None:
+        # A transport may still be sending when the head is here.
+        if waiting and timeout.response is not None:
             deadline.reschedule(loop.time() + timeout.response)
 
     try:
         async with asyncio.timeout(None if body.arrives else timeout.response) as deadline:
-            return await exchange(
-                upstream, out.method, out.target, body.framed(out.headers), chunks(), timeout
-            )
+            return await exchange(upstream, out.method, out.target, body.headers, chunks(), timeout)
     except TimeoutError as error:
         raise GatewayTimeout(
             f"no response head within {timeout.response} s", upstream=upstream, stage="head"
         ) from error
+    finally:
+        waiting = False
 
 
 class ForwardedResponse(Response):
     """An upstream's response whose body is relayed, chunk by chunk, when the application sends it.
 
     Its status and headers may be changed before that. One that is not sent must be closed; FastAPI
-    does so at the end of the request.
+    and ``forward`` do so at the end of the request, plain Starlette does not.
     """
 
     def __init__(
@@ -273,10 +295,9 @@ class ForwardedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. A client that leaves ends it; an upstream that fails aborts it."""
         try:
-            await self._relay(send)
-        except (ClientGone, OSError):
             # OSError is how a server of ASGI 2.4 says in `send` that the client has left.
-            return
+            with suppress(ClientGone, OSError):
+                await self._relay(send)
         except ProxyError as error:
             log_failure(self._request, error)
             with suppress(Exception):
@@ -293,6 +314,8 @@ class ForwardedResponse(Response):
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         if not is_bodyless(self._request.method, self.status_code):
+            # Nobody may have wanted the client's body, but somebody must see the client leave.
+            self._client.drain()
             with self._client.watch():
                 await self._relay_body(send, content_length(headers))
         await self.aclose()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
 
 from .exceptions import ProxyError
 
-__all__ = ["log_failure", "logger"]
+__all__ = ["log_failure", "logged", "logger"]
 
 logger = logging.getLogger("fastapi_proxy_router")
+
+
+@contextmanager
+def logged(connection: HTTPConnection) -> Iterator[None]:
+    """Log the failure that ends the block; it goes on."""
+    try:
+        yield
+    except ProxyError as error:
+        log_failure(connection, error)
+        raise
 
 
 def log_failure(connection: HTTPConnection, error: ProxyError) -> None:

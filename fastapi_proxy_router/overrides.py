@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypedDict
@@ -19,32 +18,29 @@ from pydantic import (
 from pydantic_core import to_json
 
 from .core.changes import Changes, PathPattern, Rewrite
-from .core.headers import HOP_BY_HOP, Edits, Header
+from .core.headers import HOP_BY_HOP, Edits, Header, is_name, is_value
 from .core.policy import Timeout, as_timeout
 from .core.target import quote_path
 
 __all__ = [
-    "CompiledOverride",
     "HeaderEdits",
     "OverrideOptions",
     "RequestOverride",
     "RouteOverride",
 ]
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 # Their values follow from the message and the connection, not from a setting.
 _MANAGED = HOP_BY_HOP - {b"alt-svc", b"upgrade-insecure-requests"} | {b"content-length", b"host"}
 
 
 def _method(value: str) -> str:
-    if not _TOKEN.fullmatch(value) or value.upper() in ("CONNECT", "TRACE"):
+    if not is_name(value.encode()) or value.upper() in ("CONNECT", "TRACE"):
         raise ValueError(f"{value!r} is not a method that can be forwarded")
     return value.upper()
 
 
 def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
+    if not is_name(value.encode()):
         raise ValueError(f"{value!r} is not a header name")
     if value.lower().encode() in _MANAGED:
         raise ValueError(f"{value!r} belongs to the connection and cannot be edited")
@@ -52,8 +48,18 @@ def _header_name(value: str) -> str:
 
 
 def _header_value(value: str) -> str:
-    if not _VALUE.fullmatch(value):
-        raise ValueError("a header value cannot have control characters")
+    if not is_value(value.encode()) or value != value.strip():
+        raise ValueError("a header value has no control characters and no blanks around it")
+    return value
+
+
+def _pattern(value: str) -> str:
+    PathPattern(value)
+    return value
+
+
+def _template(value: str) -> str:
+    Rewrite(value)
     return value
 
 
@@ -182,26 +188,28 @@ class RouteOverride(_Model):
         timeout: Seconds for every deadline.
     """
 
-    path: str
+    path: Annotated[str, AfterValidator(_pattern)]
     methods: Annotated[list[Method], Field(min_length=1)] | None = None
-    rewrite: str | None = None
+    rewrite: Annotated[str, AfterValidator(_template)] | None = None
     method: Method | None = None
     request_headers: HeaderEdits = HeaderEdits()
     response_headers: HeaderEdits = HeaderEdits()
     timeout: Seconds | None = None
 
     @model_validator(mode="after")
-    def _compiles(self) -> RouteOverride:
-        self.compile()
+    def _consistent(self) -> RouteOverride:
+        if self.rewrite is not None:
+            unknown = Rewrite(self.rewrite).names - PathPattern(self.path).names
+            if unknown:
+                raise ValueError(f"rewrite names {sorted(unknown)}, which path lacks")
         return self
 
     def compile(self) -> CompiledOverride:
         """Return the same, ready to be matched."""
-        pattern = PathPattern(self.path)
         return CompiledOverride(
-            pattern,
+            PathPattern(self.path),
             None if self.methods is None else frozenset(self.methods),
-            None if self.rewrite is None else Rewrite(self.rewrite, pattern),
+            None if self.rewrite is None else Rewrite(self.rewrite),
             Changes(
                 method=self.method,
                 request=self.request_headers.compile(),

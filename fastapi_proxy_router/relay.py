@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidState, InvalidStatus
 from websockets.frames import Close
 
 from .core.changes import NO_CHANGES, Changes
-from .core.guard import check_request
+from .core.guard import check_request, check_response, is_bodyless, is_refusal
 from .core.handshake import (
     ABNORMAL,
     CLIENT_LOST,
@@ -28,8 +29,8 @@ from .core.policy import ForwardPolicy
 from .core.target import Location, locate
 from .core.upstream import Upstream
 from .dialer import CLOSE_TIMEOUT, dial, raw_headers
-from .exceptions import ProxyError
-from .log import log_failure
+from .exceptions import BadGateway
+from .log import logged
 from .overrides import OverrideOptions, RequestOverride
 
 __all__ = ["open_relay", "proxy_pass_websocket"]
@@ -73,8 +74,7 @@ async def open_relay(
     """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
     scope = websocket.scope
     policy = policy or upstream.policy or ForwardPolicy()
-    upstream.in_flight += 1
-    try:
+    with logged(websocket):
         check_request("GET", scope.get("http_version", "1.1"), scope["headers"])
         out = outbound(
             scope,
@@ -84,40 +84,83 @@ async def open_relay(
             policy=policy,
             crossing=handshake_headers,
         )
+        offers = scope.get("subprotocols", ())
         timeout = changes.timeout or policy.timeout
+        upstream.in_flight += 1
         try:
-            offers = scope.get("subprotocols", ())
-            connection = await dial(upstream, out, offers, policy, timeout)
+            dialling = dial(upstream, out, offers, policy, timeout)
+            connection = await _unless_the_client_leaves(websocket, dialling)
+            if connection is not None:
+                await _Relay(websocket, connection).run(changes)
         except InvalidStatus as refusal:
-            await _refuse(websocket, refusal, policy, changes)
-            return
-        await _Relay(websocket, connection).run(changes)
-    except ProxyError as error:
-        log_failure(websocket, error)
-        raise
+            await _refuse(websocket, upstream, refusal, policy, changes)
+        finally:
+            upstream.in_flight -= 1
+
+
+async def _unless_the_client_leaves(
+    websocket: WebSocket, dialling: Coroutine[Any, Any, ClientConnection]
+) -> ClientConnection | None:
+    """Return what *dialling* returns, or ``None`` if the client leaves before that."""
+    dial_task = asyncio.create_task(dialling, name="relay dial upstream")
+    leave_task = asyncio.create_task(_left(websocket), name="relay watch client")
+    try:
+        await asyncio.wait([dial_task, leave_task], return_when=asyncio.FIRST_COMPLETED)
+        if not dial_task.done() and leave_task.result():
+            return None
+        return await dial_task
     finally:
-        upstream.in_flight -= 1
+        await _cancelled(leave_task)
+        await _cancelled(dial_task)
+
+
+async def _left(websocket: WebSocket) -> bool:
+    """Wait until the client leaves; a server that cannot tell before the accept says False."""
+    try:
+        while websocket.client_state is not WebSocketState.DISCONNECTED:
+            await websocket.receive()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _refuse(
-    websocket: WebSocket, refusal: InvalidStatus, policy: ForwardPolicy, changes: Changes
+    websocket: WebSocket,
+    upstream: Upstream,
+    refusal: InvalidStatus,
+    policy: ForwardPolicy,
+    changes: Changes,
 ) -> None:
-    """Pass the upstream's refusal on, with its status, headers and body."""
+    """Pass the upstream's refusal on, with its status, headers and body.
+
+    Raises:
+        BadGateway: It is none. An upstream that took the handshake for an ordinary request must
+            not answer it past the routes that guard such requests.
+    """
+    status = refusal.response.status_code
+    headers = raw_headers(refusal.response.headers)
+    check_response(upstream, status, headers)
+    if not is_refusal(status):
+        reason = f"the upstream answered the handshake with {status}"
+        raise BadGateway(reason, upstream=upstream, stage="head")
     extensions = websocket.scope.get("extensions", {})
     if "websocket.http.response" not in extensions:
         await websocket.close(code=1008)
         return
-    answer = Response(bytes(refusal.response.body or b""), refusal.response.status_code)
-    headers = response_headers(
-        raw_headers(refusal.response.headers),
-        answer.status_code,
-        keep_server_headers=policy.keep_server_headers,
-    )
+    headers = response_headers(headers, status, keep_server_headers=policy.keep_server_headers)
     if "http.response.pathsend" in extensions:
         # granian, alone in offering this to WebSockets, dies of a refusal that repeats a header.
         headers = _folded(headers)
-    length = Edits(set=((b"content-length", b"%d" % len(answer.body)),))
-    answer.raw_headers = edit(edit(headers, changes.response), length)
+    answer = Response(bytes(refusal.response.body or b""), status)
+    length = () if is_bodyless("GET", status) else ((b"content-length", b"%d" % len(answer.body)),)
+    framing = Edits(set=length, remove=frozenset({b"content-length"}))
+    answer.raw_headers = edit(edit(headers, changes.response), framing)
     await websocket.send_denial_response(answer)
 
 

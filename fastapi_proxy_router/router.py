@@ -19,6 +19,7 @@ from .core.target import Location, locate
 from .core.upstream import Upstream
 from .exceptions import ConfigurationError
 from .forwarder import send_request
+from .log import logged
 from .overrides import RequestOverride, RouteOverride
 from .relay import open_relay
 from .settings import ProxySettings
@@ -79,7 +80,8 @@ class ProxyRouter(APIRouter):
         strip_prefix: Do not send the prefix to the upstream (``prefix=``, the including call's and
             the mapping's) but announce it in ``X-Forwarded-Prefix``. ``root_path`` and the path of
             a mount are never sent. Default: yes.
-        overrides: Declared changes to matching HTTP requests; the first that matches applies.
+        overrides: Declared changes to matching requests, of which the first applies. To a WebSocket
+            those for GET apply; what they say of method and body has no meaning for it.
         methods: The methods that are forwarded. Default: ``METHODS``.
         options: Whatever else ``APIRouter`` takes, such as ``prefix`` and ``dependencies``.
 
@@ -175,13 +177,16 @@ class ProxyRouter(APIRouter):
     def _add_catch_alls(self, prefix: str, pool: UpstreamPool, methods: list[str]) -> None:
         async def forward(request: Request, upstream: Upstream = Depends(pool)) -> Response:
             slashes = request.path_params[_REST].count("/")
-            changes = self._declared_changes(request, slashes + prefix.count("/"))
+            changes = self._declared_changes(request, request.method, slashes + prefix.count("/"))
             return await self._forward(request, upstream, pool, slashes, changes)
 
         async def relay(websocket: WebSocket, upstream: Upstream = Depends(pool)) -> None:
             slashes = websocket.path_params[_REST].count("/")
+            changes = self._declared_changes(websocket, "GET", slashes + prefix.count("/"))
             location = self._location(websocket, slashes)
-            await open_relay(websocket, upstream, policy=pool.policy, location=location)
+            await open_relay(
+                websocket, upstream, policy=pool.policy, location=location, changes=changes
+            )
 
         path = f"{prefix}{{{_REST}:proxy_rest}}"
         name = f"proxy {pool.name or prefix or '/'}"
@@ -205,16 +210,16 @@ class ProxyRouter(APIRouter):
         )
 
     def _location(self, connection: HTTPConnection, slashes: int) -> Location:
-        location = locate(connection.scope, slashes)
+        location = _located(connection, slashes)
         if self._strip_prefix:
             return location
         return Location(location.root, b"", location.prefix + location.rest)
 
-    def _declared_changes(self, request: Request, slashes: int) -> Changes:
+    def _declared_changes(self, connection: HTTPConnection, method: str, slashes: int) -> Changes:
         if self._overrides:
-            path = locate(request.scope, slashes).rest
+            path = _located(connection, slashes).rest
             for override in self._overrides:
-                if (changes := override.changes_for(request.method, path)) is not None:
+                if (changes := override.changes_for(method, path)) is not None:
                     return changes
         return NO_CHANGES
 
@@ -232,6 +237,11 @@ class ProxyRouter(APIRouter):
                 await close_transports(upstreams)
 
         return lifespan
+
+
+def _located(connection: HTTPConnection, slashes: int) -> Location:
+    with logged(connection):
+        return locate(connection.scope, slashes)
 
 
 def _slashes(pattern: PathPattern, request: Request) -> int:

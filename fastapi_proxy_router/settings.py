@@ -115,6 +115,15 @@ class PoolSettings(_Section):
         )
 
 
+def _distinct(pools: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+    if not pools:
+        raise ValueError("no pool is set; set PROXY_POOLS__<name>__UPSTREAMS to a URL")
+    prefixes = [pool.prefix for pool in pools.values()]
+    if twice := {prefix for prefix in prefixes if prefixes.count(prefix) > 1}:
+        raise ValueError(f"several pools have the prefix {sorted(twice)}")
+    return pools
+
+
 class _Strict(EnvSettingsSource):
     """Hands unknown ``PROXY_*`` variables to the model, which forbids them, and no others.
 
@@ -164,7 +173,9 @@ class ProxySettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    pools: dict[str, PoolSettings] = {}
+    pools: Annotated[
+        dict[str, PoolSettings], AfterValidator(_distinct), Field(validate_default=True)
+    ] = {}
     prefix: str = Field(default="", pattern=r"^(/[^/]+)*$")
     strip_prefix: bool = True
     trusted_proxies: Annotated[
@@ -172,15 +183,6 @@ class ProxySettings(BaseSettings):
     ] = ()
     timeout: TimeoutSettings = TimeoutSettings()
     overrides: tuple[RouteOverride, ...] = ()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ProxySettings:
-        if not self.pools:
-            raise ValueError("no pool is set; set PROXY_POOLS__<name>__UPSTREAMS to a URL")
-        prefixes = [pool.prefix for pool in self.pools.values()]
-        if twice := {prefix for prefix in prefixes if prefixes.count(prefix) > 1}:
-            raise ValueError(f"several pools have the prefix {sorted(twice)}")
-        return self
 
     @classmethod
     def settings_customise_sources(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -38,9 +38,10 @@ def open_transports(upstreams: Iterable[Upstream]) -> None:
 
 async def close_transports(upstreams: Iterable[Upstream]) -> None:
     """Close the upstreams' transports. One that is used again opens anew."""
-    for upstream in upstreams:
-        if upstream.transport is not None:
-            await upstream.transport.aclose()
+    async with AsyncExitStack() as stack:
+        for upstream in upstreams:
+            if upstream.transport is not None:
+                stack.push_async_callback(upstream.transport.aclose)
 
 
 def _transport_of(upstream: Upstream) -> Any:
@@ -128,7 +129,12 @@ async def exchange(
 
 def _library_of(transport: Any) -> ModuleType:
     """Return the library whose objects and exceptions a transport speaks."""
-    names = {base.__module__.partition(".")[0] for base in type(transport).__mro__}
+    return _library_of_bases(type(transport).__mro__)
+
+
+@cache
+def _library_of_bases(bases: tuple[type, ...]) -> ModuleType:
+    names = {base.__module__.partition(".")[0] for base in bases}
     return importlib.import_module("httpx2") if "httpx2" in names else httpx
 
 

@@ -19,7 +19,7 @@ FLOORS = {
     "exceptions": 0,
     "settings": 1,
     "overrides": 1,
-    "log": 1,
+    "log": 0,
     "client": 2,
     "transport": 2,
     "dialer": 2,

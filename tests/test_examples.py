@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 import socketio  # type: ignore[import-untyped]
@@ -235,7 +236,11 @@ async def test_socket_io_works_on_every_transport(load, running, transports):
     example = load("socket_io")
     server = await running(example.server)
     gateway = await running(load("socket_io", UPSTREAM=server.url).app)
-    async with socketio.AsyncSimpleClient() as chat:
+    # A session of its own: the client does not close the one it makes when the server ends it.
+    async with (
+        aiohttp.ClientSession() as session,
+        socketio.AsyncSimpleClient(http_session=session) as chat,
+    ):
         await chat.connect(gateway.url, transports=transports)
         assert await chat.call("shout", "hello", timeout=10) == "HELLO"
         assert chat.transport == transports[-1]

@@ -49,6 +49,7 @@ TARGETS = [
     "/a%2fB%3F%23",
     "/caf%E9",
     "/caf%C3%A9",
+    "/%C0%C9",
     "/x;v=1/y",
     "/!$&'()*+,;=:@~-._",
     "/%zz%",
@@ -93,6 +94,11 @@ REFUSED = [
     "/%u002e%u002e/x",
     "/\\evil",
     "/%5cevil",
+    "/%f0%80%80%ae%f0%80%80%ae/admin",
+    "/..%e0%80%afadmin",
+    "/%U002e%U002e/admin",
+    "/%c0%2e%c0%2e/x",
+    "/..%20/admin",
     "/a%00b",
     "/a%0d%0aX:%20y",
     "/a%0ab",
@@ -520,6 +526,8 @@ async def test_the_clients_host_can_be_preserved(server):
         "Host: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
         "Host: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n",
         "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+        "Host: a\r\nTransfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: foo\r\n",
+        "Host: a@b/?x\r\nContent-Length: 5\r\n",
         "Host: a\r\nConnection: content-length\r\nContent-Length: 3\r\n",
     ],
 )
@@ -544,6 +552,26 @@ async def test_a_missing_host_is_refused_or_harmless(server):
         answer = await send_raw(gw, b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
 
         assert status(answer) in (400, 404) or server == "granian"
+
+
+async def test_a_205_has_no_body_and_no_length(server):
+    """RFC 9110, 15.3.6: whatever the upstream says."""
+    answer = b"HTTP/1.1 205 Reset Content\r\nContent-Length: 5\r\n\r\nhello"
+    async with raw_upstream(answer) as upstream, serve(gateway(upstream), server) as gw:
+        got = await get_raw(gw)
+
+        assert status(got) == 205
+        assert b"hello" not in got
+
+
+async def test_headers_that_imitate_ours_stay_here(server):
+    """An underscore where a dash belongs, and the header that CGI makes a variable of."""
+    async with raw_upstream() as upstream, serve(gateway(upstream), server) as gw:
+        await get_raw(gw, "/", "Content_Length: 9", "Transfer_Encoding: x", "Proxy: x", "X_Own: 1")
+
+        sent = dict(upstream.last.headers)
+        assert {b"content_length", b"transfer_encoding", b"proxy"}.isdisjoint(sent)
+        assert sent[b"x_own"] == b"1"
 
 
 async def test_an_http_1_0_client_is_served(server):

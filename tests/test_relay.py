@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from fastapi_proxy_router import ProxyRouter, Timeout, UpstreamPool
+from fastapi_proxy_router import HeaderEdits, ProxyRouter, RouteOverride, Timeout, UpstreamPool
 from tests.servers import Served, listening_socket, raw_upstream, serve
 from tests.test_streaming import leave
 
@@ -310,6 +310,66 @@ async def test_a_refusal_with_repeated_headers_reaches_the_client(server):
             assert ", ".join(headers.get_all("WWW-Authenticate")) == "Basic, Bearer"
             cookies = ["a=1"] if server == "granian" else ["a=1", "b=2"]
             assert headers.get_all("Set-Cookie") == cookies
+
+
+@pytest.mark.parametrize("code", ["200 OK", "204 No Content", "100 Continue", "103 Early Hints"])
+async def test_an_answer_that_is_no_refusal_is_a_502(server, code):
+    """An upstream that takes the handshake for a GET cannot show its page past the app's routes."""
+    answer = f"HTTP/1.1 {code}\r\nContent-Length: 6\r\n\r\nSECRET".encode()
+    async with raw_upstream(answer) as upstream, serve(gateway(upstream), server) as gw:
+        with pytest.raises(InvalidStatus) as refused:
+            async with dialled(gw):
+                pass
+        assert refused.value.response.status_code == 502
+        assert b"SECRET" not in bytes(refused.value.response.body or b"")
+
+
+async def test_a_client_that_leaves_during_the_handshake_is_noticed(server):
+    """The upstream that has not answered yet is let go within a second."""
+    if server == "granian":
+        pytest.skip("granian does not tell before the WebSocket is accepted")
+
+    async def silent(reader, _writer):
+        await reader.read()
+
+    async with raw_upstream(silent) as upstream:
+        app = gateway(upstream)
+        async with serve(app, server) as gw:
+            _, writer = await asyncio.open_connection(gw.host, gw.port)
+            writer.write(
+                b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            await upstream.received.wait()
+            await leave(writer, "reset")
+            async with asyncio.timeout(1):
+                await upstream.closed.wait()
+    assert app.state.pool.upstreams[0].in_flight == 0
+
+
+async def test_declared_overrides_apply_to_websockets(server):
+    """Those for GET: path, request headers and headers of the 101."""
+    override = RouteOverride(
+        path="/ws/old/{id}",
+        methods=["GET"],
+        rewrite="/new/{id}",
+        request_headers=HeaderEdits(set={"x-user": "bob"}, remove=["cookie"]),
+        response_headers=HeaderEdits(set={"x-seen": "1"}),
+    )
+    async with ws_upstream() as upstream:
+        app = FastAPI()
+        app.include_router(ProxyRouter({"/ws": upstream.url}, overrides=[override]))
+        async with serve(app, server) as gw:
+            headers = {"X-User": "eve", "Cookie": "a=1"}
+            async with dialled(gw, "/ws/old/a%20b", additional_headers=headers) as client:
+                assert client.response is not None
+                # granian drops the headers of an accepted WebSocket.
+                assert ("x-seen" in client.response.headers) is (server != "granian")
+        request = upstream.connections[0].request
+        assert request is not None
+        assert request.path == "/new/a%20b"
+        assert request.headers.get_all("X-User") == ["bob"]
+        assert "Cookie" not in request.headers
 
 
 async def test_redirects_are_not_followed(server):

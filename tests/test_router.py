@@ -79,6 +79,8 @@ async def test_every_form_of_upstreams_is_accepted():
         ("http://x:0", ["port 0"]),
         ("http://x:99999", ["ort"]),
         ("http://user:secret@x", ["credentials"]),
+        ("http://user:sec/secret@x", ["cannot be read"]),
+        ("user:secret@x:80", ["must begin with http://"]),
         ("ftp://user:secret@x/#", ["must begin with http://", "credentials"]),
         ("http://x/#f", ["fragment"]),
         ("http://x/a b", ["percent-encoded"]),
@@ -749,6 +751,17 @@ async def test_the_forwarder_is_usable_alone(server):
         assert upstream.last.target == b"/a%2Fb?x"
         assert upstream.last.body == b"hi"
         assert upstream.last.values(b"x-forwarded-prefix") == [b"/m"]
+
+
+async def test_a_pool_without_an_upstream_is_logged(caplog):
+    """Its 503 has a line in the log like any other failure."""
+    pool = UpstreamPool("http://a", name="users")
+    pool.upstreams[0].weight = 0
+    app = FastAPI()
+    app.include_router(ProxyRouter(pool))
+
+    assert (await asgi_get(app, "/x")).status_code == 503
+    assert ["users" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_a_pool_says_what_it_is():

@@ -118,7 +118,7 @@ def test_every_mistake_is_reported_at_once(environment):
         "pools.a.weight",
         "pools.b.upstreams",
         "pools.b.prefix",
-        "overrides.0",
+        "overrides.0.path",
         "trusted_proxies",
         "pools.c.upstreams.0",
         "pools.c.via",

@@ -1,18 +1,20 @@
 """Bodies in motion: streaming, back-pressure, truncation, and clients that leave."""
 
-from __future__ import annotations
+# No postponed annotations here: FastAPI reads those of functions inside tests.
 
 import asyncio
 import contextlib
 import socket
 import struct
 import tracemalloc
+from typing import Any
 
+import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from fastapi_proxy_router import ProxyRouter, Timeout, UpstreamPool
+from fastapi_proxy_router import ProxyRouter, Timeout, Upstream, UpstreamPool, proxy_pass
 from tests.servers import RawUpstream, Served, get_raw, raw_upstream, send_raw, serve, status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("settled")]
@@ -263,19 +265,23 @@ async def test_a_client_that_leaves_is_noticed_behind_middleware():
                 await within_a_second(upstream.closed)
 
 
-async def test_an_http_2_client_that_leaves_before_its_body_is_let_go():
-    """A request whose body never comes does not wait for it for ever."""
-    sent = []
+async def call(app: FastAPI, *received: dict[str, Any], **scope: Any) -> list[dict[str, Any]]:
+    """Call an application as a server would, with what no client can send through a good server."""
+    sent: list[dict[str, Any]] = []
+    messages = iter(received)
+    stay = asyncio.Event()
 
     async def receive():
-        return {"type": "http.disconnect"}
+        for message in messages:
+            return message
+        await stay.wait()
 
     async def send(message):
         sent.append(message)
 
-    scope = {
+    defaults = {
         "type": "http",
-        "http_version": "2",
+        "http_version": "1.1",
         "method": "POST",
         "path": "/",
         "raw_path": b"/",
@@ -284,12 +290,173 @@ async def test_an_http_2_client_that_leaves_before_its_body_is_let_go():
         "client": ("127.0.0.1", 1),
         "scheme": "http",
     }
+    async with asyncio.timeout(3):
+        await app({**defaults, **scope}, receive, send)
+    return sent
+
+
+async def test_an_http_2_client_that_leaves_before_its_body_is_let_go():
+    """A request whose body never comes does not wait for it for ever."""
     async with raw_upstream() as upstream:
-        async with asyncio.timeout(2):
-            await gateway(upstream)(scope, receive, send)
+        sent = await call(gateway(upstream), {"type": "http.disconnect"}, http_version="2")
 
         assert sent[0]["status"] == 499
         assert upstream.connections == 0
+
+
+@pytest.mark.parametrize("body", [b"hello", b""])
+async def test_an_http_2_body_that_a_dependency_has_read_is_sent(body):
+    """Also without a header that announces it, and as none where there is none."""
+
+    async def audit(request: Request) -> None:
+        await request.body()
+
+    async with raw_upstream() as upstream:
+        app = FastAPI(dependencies=[Depends(audit)])
+        app.include_router(ProxyRouter(upstream.url))
+        message = {"type": "http.request", "body": body, "more_body": False}
+        sent = await call(app, message, http_version="2")
+
+        assert sent[0]["status"] == 200
+        assert (body in upstream.last.body) is True
+        assert upstream.last.values(b"transfer-encoding") == ([b"chunked"] if body else [])
+
+
+@pytest.mark.parametrize("body", [b"hell", b"hello you"])
+async def test_a_body_of_another_length_is_refused(body):
+    """Neither padded nor cut: the upstream sees a broken request and the client a 400."""
+    async with raw_upstream() as upstream:
+        message = {"type": "http.request", "body": body, "more_body": False}
+        headers = [(b"host", b"x"), (b"content-length", b"5")]
+        sent = await call(gateway(upstream), message, headers=headers)
+
+        assert sent[0]["status"] == 400
+        assert upstream.requests == []
+
+
+async def _silent(reader, writer):
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    await reader.read()
+
+
+async def test_expect_without_a_body_does_not_hide_that_a_client_leaves(server):
+    """A GET that expects 100-continue is watched like any other."""
+    async with raw_upstream(_silent) as upstream, serve(gateway(upstream), server) as gw:
+        reader, writer = await connect(gw)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
+        await reader.readuntil(b"hello")
+        await leave(writer, "reset")
+        await within_a_second(upstream.closed)
+
+
+def unread(upstream: Served) -> FastAPI:
+    """Build an app whose endpoints do not forward the body that the client sends."""
+    app, target = FastAPI(), Upstream(upstream.url)
+
+    @app.post("/own")
+    async def own(request: Request):
+        return await proxy_pass(request, target, body=b"mine")
+
+    @app.post("/form")
+    async def form(request: Request):
+        await request.form()
+        return await proxy_pass(request, target, json={"mine": True})
+
+    @app.post("/read")
+    async def read(request: Request):
+        await request.body()
+        return await proxy_pass(request, target)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/own", "Content-Type: text/plain", b"x" * 300_000),
+        ("/own", "Expect: 100-continue", b"x" * 10),
+        ("/form", "Content-Type: application/x-www-form-urlencoded", b"a=1"),
+        ("/read", "Expect: 100-continue", b"x" * 300_000),
+    ],
+)
+async def test_a_client_whose_body_is_not_forwarded_is_watched_too(path, headers, body):
+    """Large, consumed, replaced or kept: the upstream is let go when the client leaves."""
+    async with raw_upstream(_silent) as upstream, serve(unread(upstream)) as gw:
+        reader, writer = await connect(gw)
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await reader.readuntil(b"hello")
+        await leave(writer, "reset")
+        await within_a_second(upstream.closed)
+
+
+async def test_two_exchanges_at_once_are_both_watched():
+    """A request that is sent to two upstreams at once leaves neither behind."""
+    async with raw_upstream(_silent) as first, raw_upstream(_thinking) as second:
+        app = FastAPI()
+
+        @app.get("/")
+        async def both(request: Request):
+            answers = await asyncio.gather(
+                proxy_pass(request, Upstream(first.url)), proxy_pass(request, Upstream(second.url))
+            )
+            return answers[0]
+
+        async with serve(app) as gw:
+            _, writer = await connect(gw)
+            writer.write(GET)
+            await first.received.wait()
+            await second.received.wait()
+            await leave(writer, "reset")
+            await within_a_second(second.closed)
+            await within_a_second(first.closed)
+
+
+async def _thinking(reader, _writer):
+    await reader.read()
+
+
+async def test_a_transport_may_answer_while_it_reads_the_body():
+    """An answer that is made of the body is relayed whole."""
+
+    def echo(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=request.stream)
+
+    app = FastAPI()
+    app.include_router(ProxyRouter(Upstream("http://test", transport=_Echo(echo))))
+    async with serve(app) as gw:
+        got = await get_raw(gw, method="POST", body=b"x" * 200_000)
+
+        assert status(got) == 200
+        assert got.count(b"x") >= 200_000
+
+
+class _Echo(httpx.AsyncBaseTransport):
+    def __init__(self, handler) -> None:
+        self._handler = handler
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return self._handler(request)
+
+
+async def test_background_tasks_run_whether_or_not_the_client_stays():
+    """A task that a dependency adds is not lost when the client leaves a stream."""
+    ran = asyncio.Event()
+
+    async def later(tasks: BackgroundTasks) -> None:
+        tasks.add_task(ran.set)
+
+    async with raw_upstream(_silent) as upstream:
+        app = FastAPI()
+        app.include_router(ProxyRouter(upstream.url, dependencies=[Depends(later)]))
+        async with serve(app) as gw:
+            reader, writer = await connect(gw)
+            writer.write(GET)
+            await reader.readuntil(b"hello")
+            await leave(writer, "reset")
+            await within_a_second(ran)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])

@@ -41,6 +41,8 @@ class Changes:
 
 NO_CHANGES = Changes()
 
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
 
 class PathPattern:
     """A path in Starlette's syntax, matched as FastAPI does but on raw bytes.
@@ -69,23 +71,19 @@ class Rewrite:
     """A path template that is filled with a pattern's raw parameters.
 
     Raises:
-        ValueError: It is not a path, or names a parameter that *pattern* lacks.
+        ValueError: It is not a path, or a brace or a question mark stands by itself in it.
     """
 
-    def __init__(self, template: str, pattern: PathPattern) -> None:
-        if not template.startswith("/"):
-            raise ValueError(f"rewrite {template!r} must begin with /")
-        self._parts: list[bytes | str] = []
-        for literal, name in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", template):
-            self._parts.append(quote_path(literal))
-            if name:
-                self._parts.append(name)
-        names = {part for part in self._parts if isinstance(part, str)}
-        if unknown := names - pattern.names:
-            raise ValueError(
-                f"rewrite {template!r} names {sorted(unknown)}, which path {pattern.format!r} lacks"
-            )
+    def __init__(self, template: str) -> None:
+        literals = _PARAMETER.split(template)
+        self.names = frozenset(literals[1::2])
+        if not template.startswith("/") or re.search(r"[{}?#]", "".join(literals[::2])):
+            raise ValueError(f"rewrite {template!r} must be a path with parameters like {{name}}")
+        self._parts = literals
 
     def fill(self, parameters: dict[str, bytes]) -> bytes:
         """Return the path with every parameter in its place, byte for byte."""
-        return b"".join(parameters[part] if isinstance(part, str) else part for part in self._parts)
+        return b"".join(
+            parameters[part] if index % 2 else quote_path(part)
+            for index, part in enumerate(self._parts)
+        )

@@ -7,9 +7,10 @@ Rules (Caddy's and YARP's, which agree on the safe half):
   underscores.
 * From a trusted peer, ``X-Forwarded-For`` and ``Forwarded`` are appended to, ``X-Forwarded-Prefix``
   is put in front of ours, and the last ``-Proto``, ``-Host`` and ``-Port`` are kept.
-* A peer without an IP address (a unix socket) has nothing to append. Untrusted, its forwarding
+* A peer without an address (a unix socket) has nothing to append. Untrusted, its forwarding
   headers are removed and none but the prefix, which is ours, is sent; trusted (the word ``unix``
-  in ``trusted_proxies``), they are kept as they are.
+  in ``trusted_proxies``), they are kept as they are. A peer whose address is not an IP address is
+  treated as an untrusted one without.
 * The peer is ``scope["client"]``. uvicorn's ``--proxy-headers`` (on by default for 127.0.0.1) has
   then already replaced it by the address it believes.
 * ``X-Forwarded-Proto`` is ``http`` or ``https`` for WebSockets too, as all but Traefik have it.
@@ -30,7 +31,7 @@ from ipaddress import (
 )
 from typing import Any, NamedTuple
 
-from .headers import Header, field_values
+from .headers import Header, field_values, spelled
 
 __all__ = ["Peer", "TrustedProxies", "forwarding_headers", "via_headers"]
 
@@ -62,11 +63,11 @@ class TrustedProxies:
             ip_network(name) for name in names if name != "unix"
         ]
 
-    def trusts(self, address: Address | None) -> bool:
-        """Tell whether a peer with *address* is believed."""
-        if address is None:
-            return self.unix
-        return any(address in network for network in self.networks)
+    def trusts(self, peer: Peer) -> bool:
+        """Tell whether *peer* is believed."""
+        if peer.address is None:
+            return peer.unix and self.unix
+        return any(peer.address in network for network in self.networks)
 
 
 class Peer(NamedTuple):
@@ -74,21 +75,24 @@ class Peer(NamedTuple):
 
     Attributes:
         address: Its IP address, or ``None`` where there is none.
+        unix: Whether the server gave it no address at all, as for a unix socket.
         secure: Whether it used TLS.
         host: The ``Host`` it asked for.
     """
 
     address: Address | None
+    unix: bool
     secure: bool
     host: bytes
 
     @classmethod
     def of(cls, scope: Any) -> Peer:
         """Read the peer from an ASGI scope."""
-        client = scope.get("client")
+        name = (scope.get("client") or ("",))[0]
         hosts = field_values(scope["headers"], b"host")
         return cls(
-            _address(client[0]) if client else None,
+            _address(name),
+            not name,
             scope.get("scheme") in _SECURE,
             hosts[0] if hosts else b"",
         )
@@ -114,7 +118,7 @@ def _address(text: str) -> Address | None:
 
 
 def _grants_trust(name: bytes) -> bool:
-    key = name.lower().replace(b"_", b"-")
+    key = spelled(name)
     return key.startswith(b"x-forwarded-") or key in (_FORWARDED, b"x-real-ip")
 
 
@@ -136,7 +140,7 @@ def forwarding_headers(
         prefix: The path that was stripped, raw; announced in ``X-Forwarded-Prefix``.
         forwarded: Send RFC 7239 ``Forwarded`` too.
     """
-    if trusted.trusts(peer.address):
+    if trusted.trusts(peer):
         return _extended(headers, peer, prefix=prefix, forwarded=forwarded)
     kept = [pair for pair in headers if not _grants_trust(pair[0])]
     if peer.address is not None:
@@ -164,7 +168,7 @@ def _extended(
             ours[name] = [value, *field_values(headers, name)][-1]
         if forwarded:
             ours[_FORWARDED] = b", ".join([*field_values(headers, _FORWARDED), _element(peer)])
-    kept = [pair for pair in headers if pair[0].lower() not in ours]
+    kept = [pair for pair in headers if spelled(pair[0]) not in ours]
     return kept + [(name, value) for name, value in ours.items() if value]
 
 

@@ -4,9 +4,11 @@ Servers differ in what they let through to ASGI, so the framing is judged here o
 
 * No header has a control byte: CR and LF, which HTTP/2 and a careless parser let through, would
   begin another header, and NUL would end one (RFC 9110, 5.5).
-* A request has one ``Host`` on HTTP/1.1 (RFC 9112, 3.2).
+* A request has one ``Host`` on HTTP/1.1, of a name or an address and a port (RFC 9112, 3.2).
 * Its framing can be read one way only: ``Content-Length`` or ``Transfer-Encoding``, the one a
   single line of digits, the other exactly ``chunked`` (RFC 9112, 6.1 and 6.3).
+* It has no ``Upgrade`` together with a body: uvicorn's httptools parser gives up the body and reads
+  it as the next request.
 * ``Connection`` may not name ``Host`` or ``Content-Length``: without them it is another message.
 * ``CONNECT`` asks for a tunnel and ``TRACE`` for an echo of credentials; neither is forwarded.
 
@@ -19,20 +21,25 @@ import re
 from collections.abc import Sequence
 
 from ..exceptions import BadGateway, RequestRefused
-from .headers import Header, content_length, field_values, tokens
+from .headers import Header, content_length, field_values, is_name, is_value, tokens
 from .upstream import Upstream
 
-__all__ = ["announces_body", "check_request", "check_response", "is_bodyless"]
+__all__ = ["announces_body", "check_request", "check_response", "is_bodyless", "is_refusal"]
 
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+_ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_LENGTH = 2**63 - 1
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_HOST = re.compile(rb"([0-9A-Za-z._~%-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 
 
 def announces_body(headers: Sequence[Header]) -> bool:
     """Tell whether the headers of an HTTP/1 request say that a body follows (RFC 9112, 6)."""
     return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in headers)
+
+
+def is_refusal(status: int) -> bool:
+    """Tell whether a status may answer a WebSocket handshake: a redirect or an error."""
+    return 300 <= status <= 599
 
 
 def is_bodyless(method: str, status: int) -> bool:
@@ -47,7 +54,9 @@ def check_request(method: str, http_version: str, headers: Sequence[Header]) -> 
         RequestRefused: 405 for a method that is not forwarded, else 400.
     """
     if method.upper() in _REFUSED_METHODS:
-        raise RequestRefused("Method Not Allowed", status=405, close=http_version == "1.1")
+        refusal = RequestRefused("Method Not Allowed", status=405, close=http_version == "1.1")
+        refusal.headers = {**(refusal.headers or {}), "Allow": _ALLOWED}
+        raise refusal
     if (mistake := _mistake(http_version, headers)) is not None:
         close = http_version in ("1.0", "1.1") and announces_body(headers)
         raise RequestRefused(mistake, close=close)
@@ -59,6 +68,8 @@ def _mistake(http_version: str, headers: Sequence[Header]) -> str | None:
     hosts = field_values(headers, b"host")
     if len(hosts) > 1 or (http_version == "1.1" and not hosts):
         return "The request needs exactly one Host"
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        return "The request has an invalid Host"
     if not {b"host", b"content-length"}.isdisjoint(tokens(headers, b"connection")):
         return "Connection names a header that cannot be dropped"
     return _framing_mistake(http_version, headers)
@@ -73,11 +84,13 @@ def _framing_mistake(http_version: str, headers: Sequence[Header]) -> str | None
         return "The request has an unknown Transfer-Encoding"
     if lengths and (content_length(headers) is None or int(lengths[0]) > _MAX_LENGTH):
         return "The request has an invalid Content-Length"
+    if (codings or lengths not in ([], [b"0"])) and field_values(headers, b"upgrade"):
+        return "The request has both a body and an Upgrade"
     return None
 
 
 def _legal(headers: Sequence[Header]) -> bool:
-    return all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
+    return all(is_name(name) and is_value(value) for name, value in headers)
 
 
 def check_response(upstream: Upstream, status: int, headers: Sequence[Header]) -> None:

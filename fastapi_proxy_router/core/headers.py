@@ -11,10 +11,12 @@ Facts:
   ``"; "``, never with a comma (RFC 9113, 8.2.3). ``Set-Cookie`` is never joined (RFC 9110, 5.3).
 * ``Expect`` is consumed here: the ASGI server says ``100 Continue`` itself when the body is first
   read, and that happens after the upstream is connected.
+* CGI turns a request's ``Proxy`` into the variable HTTP_PROXY, so it does not cross (httpoxy).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,8 +30,11 @@ __all__ = [
     "end_to_end",
     "field_values",
     "is_chunked",
+    "is_name",
+    "is_value",
     "request_headers",
     "response_headers",
+    "spelled",
     "tokens",
 ]
 
@@ -62,6 +67,12 @@ HOP_BY_HOP = frozenset(
 )
 
 
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+#: A ``Content_Length`` beside ours is a second length to an upstream that cannot tell them apart.
+_IMITATED = HOP_BY_HOP | {b"content-length", b"host"}
+
+
 def field_values(headers: Iterable[Header], name: bytes) -> list[bytes]:
     """Return the value of every line of *name* (given in lower case), in order."""
     return [value for key, value in headers if key.lower() == name]
@@ -92,8 +103,9 @@ def end_to_end(headers: Sequence[Header]) -> list[Header]:
     return [
         (name, value)
         for name, value in headers
-        if (key := name.lower()) not in HOP_BY_HOP
-        and key not in nominated
+        if (key := name.lower()) not in nominated
+        and key not in HOP_BY_HOP
+        and not (b"_" in key and spelled(key) in _IMITATED)
         and not key.startswith(b":")
     ]
 
@@ -107,7 +119,7 @@ def request_headers(headers: Sequence[Header]) -> list[Header]:
     cookie: int | None = None
     for name, value in end_to_end(headers):
         key = name.lower()
-        if key in (b"host", b"expect"):
+        if key in (b"host", b"expect", b"proxy"):
             continue
         if key == b"cookie":
             if cookie is not None:
@@ -129,15 +141,12 @@ def response_headers(
 
     ``Date`` and ``Server`` are dropped unless *keep_server_headers*, because ASGI servers add their
     own and a response may carry only one of each. ``Content-Length`` gives way to
-    ``Transfer-Encoding`` when a response has both (RFC 9112, 6.3), and is not legal on 204.
+    ``Transfer-Encoding`` when a response has both (RFC 9112, 6.3), and is no use on 204 and 205.
     """
     dropped = set() if keep_server_headers else {b"date", b"server"}
-    if is_chunked(headers) or status == 204:
+    if is_chunked(headers) or status in (204, 205):
         dropped.add(b"content-length")
-    kept = [pair for pair in end_to_end(headers) if pair[0].lower() not in dropped]
-    if status == 205:
-        kept = [pair for pair in kept if (pair[0].lower(), pair[1]) != (b"content-length", b"0")]
-    return kept
+    return [pair for pair in end_to_end(headers) if pair[0].lower() not in dropped]
 
 
 class Edits(NamedTuple):
@@ -159,10 +168,21 @@ def edit(headers: list[Header], edits: Edits) -> list[Header]:
     """
     if edits == NO_EDITS:
         return headers
-    gone = {_spelling(name) for name in edits.remove}
-    gone.update(_spelling(name) for name, _ in edits.set)
-    return [*(pair for pair in headers if _spelling(pair[0]) not in gone), *edits.set, *edits.add]
+    gone = {spelled(name) for name in edits.remove}
+    gone.update(spelled(name) for name, _ in edits.set)
+    return [*(pair for pair in headers if spelled(pair[0]) not in gone), *edits.set, *edits.add]
 
 
-def _spelling(name: bytes) -> bytes:
+def spelled(name: bytes) -> bytes:
+    """Return a name as a lenient upstream may read it: many cannot tell ``_`` from ``-``."""
     return name.lower().replace(b"_", b"-")
+
+
+def is_name(name: bytes) -> bool:
+    """Tell whether *name* is a token (RFC 9110, 5.1)."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_value(value: bytes) -> bool:
+    """Tell whether *value* has no control byte but the tab (RFC 9110, 5.5)."""
+    return _VALUE.fullmatch(value) is not None

@@ -8,6 +8,7 @@ from typing import Unpack
 from starlette.requests import HTTPConnection
 
 from ..exceptions import ConfigurationError, NoUpstreamAvailable
+from ..log import logged
 from .balancer import Balancer, RoundRobin
 from .policy import PolicyOptions, policy_from
 from .upstream import Upstream
@@ -87,7 +88,8 @@ class UpstreamPool:
 
     async def __call__(self, connection: HTTPConnection) -> Upstream:
         """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread."""
-        return self.pick(connection)
+        with logged(connection):
+            return self.pick(connection)
 
     def __repr__(self) -> str:
         in_flight = sum(upstream.in_flight for upstream in self.upstreams)

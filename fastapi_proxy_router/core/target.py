@@ -11,12 +11,14 @@ no leading ``/``           absolute-form ``http://evil/``, authority-form, ``@ev
                            or a forward proxy has a use for them (RFC 9112, 3.2)
 leading ``//``             a network-path reference: ``//evil/x`` names a host (RFC 3986, 4.2)
 dot segments               ``.`` and ``..``, also as ``%2e``, double encoded, overlong UTF-8
-                           (``%c0%ae``), ``%u002e``, with a matrix parameter (``..;x``) or beside a
-                           backslash: they leave the base path once the upstream resolves them
+                           (``%c0%ae``), ``%u002e``, with a matrix parameter (``..;x``), a trailing
+                           space or a backslash: they leave the base path once the upstream
+                           resolves them
 backslash                  literal or ``%5c``: some servers take it for a slash
 control bytes              below 0x20 and 0x7f, literal or encoded: NUL ends a C string, CR and LF
                            end a line
-other bytes                a literal space, ``#``, or a byte above 0x7e is not legal in a target
+other bytes                a literal space, ``#``, a ``?`` that delimits nothing or a byte above
+                           0x7e is not legal in a target
 encoded prefix boundary    ``/api%2fx`` for the prefix ``/api``: the router saw a slash that the
                            upstream would not
 =========================  =====================================================================
@@ -38,10 +40,16 @@ __all__ = ["Location", "check_path", "check_query", "join", "locate", "quote_pat
 MAX_TARGET = 16 * 1024
 
 _ILLEGAL = re.compile(rb"[^\x21-\x7e]|#")
+_ILLEGAL_IN_PATH = re.compile(rb"[^\x21-\x7e]|[#?]")
 _SUSPECT = re.compile(rb"[%\\]|/\.")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f\\]")
-_OVERLONG = ((b"\xc0\xae", b"."), (b"\xe0\x80\xae", b"."), (b"\xc0\xaf", b"/"), (b"\xc1\x9c", b"/"))
-_WIDE = re.compile(rb"%u00([0-9a-fA-F]{2})")
+# What a decoder without checks takes for ASCII: sequences longer than need be, and a lead byte
+# before a byte that cannot follow it.
+_OVERLONG = re.compile(
+    rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
+    rb"|[\xc0\xc1][./\\]"
+)
+_WIDE = re.compile(rb"%u00([0-9a-f]{2})", re.IGNORECASE)
 _ENCODED = re.compile(rb"%[0-9a-fA-F]{2}")
 
 
@@ -101,7 +109,7 @@ def _consumed(raw: bytes, decoded: str) -> int:
 
 def check_path(rest: bytes) -> None:
     """Refuse a path that the upstream could read as another one; see the table above."""
-    if _ILLEGAL.search(rest):
+    if _ILLEGAL_IN_PATH.search(rest):
         raise RequestRefused("The path has an illegal character")
     if rest and not rest.startswith(b"/"):
         raise RequestRefused("The request target is not a path below the prefix")
@@ -117,7 +125,7 @@ def _check_encodings(rest: bytes) -> None:
     if _CONTROL.search(unquote_to_bytes(rest)):
         raise RequestRefused("The path has an illegal character")
     for segment in re.split(rb"[/\\]", _fully_decoded(rest)):
-        if segment.partition(b";")[0] in (b".", b".."):
+        if segment.partition(b";")[0].rstrip(b" ") in (b".", b".."):
             raise RequestRefused("The path has a dot segment")
 
 
@@ -126,10 +134,19 @@ def _fully_decoded(raw: bytes) -> bytes:
 
     Each round shortens its input, so it ends.
     """
-    decoded = unquote_to_bytes(_WIDE.sub(rb"%\1", raw))
-    for overlong, plain in _OVERLONG:
-        decoded = decoded.replace(overlong, plain)
+    decoded = _OVERLONG.sub(_plain, unquote_to_bytes(_WIDE.sub(rb"%\1", raw)))
     return decoded if decoded == raw else _fully_decoded(decoded)
+
+
+def _plain(overlong: re.Match[bytes]) -> bytes:
+    """Return the ASCII byte that the sequence stands for, or the sequence if it stands for none."""
+    sequence = overlong[0]
+    if sequence[-1] < 0x80:
+        return sequence[-1:]
+    value = sequence[0] & (0xFF >> (len(sequence) + 1))
+    for byte in sequence[1:]:
+        value = value << 6 | byte & 0x3F
+    return bytes([value]) if value < 0x80 else sequence
 
 
 def check_query(query: bytes) -> None:

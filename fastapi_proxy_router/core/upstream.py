@@ -14,7 +14,6 @@ __all__ = ["Upstream"]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
 _TARGET = re.compile(r"[!-~]*")
-_CREDENTIALS = re.compile(r"(?<=//)[^/]*@")
 
 
 class Upstream:
@@ -38,11 +37,10 @@ class Upstream:
 
     def __init__(self, url: str, *, weight: int = 1, transport: Any = None) -> None:
         mistakes: list[str] = []
-        parts = _split(url, mistakes)
+        shown = _shown(url)
+        parts = _split(url, shown, mistakes)
         if type(weight) is not int or weight < 0:
-            mistakes.append(
-                f"upstream {url!r}: weight must be a whole number from 0, not {weight!r}"
-            )
+            mistakes.append(f"{shown}: weight must be a whole number from 0, not {weight!r}")
         if parts is None or mistakes:
             raise ConfigurationError(mistakes)
         self.url = url
@@ -73,15 +71,20 @@ class Upstream:
         return f"<Upstream {self.url!r} weight {self.weight}, {self.in_flight} in flight>"
 
 
-def _split(url: str, mistakes: list[str]) -> SplitResult | None:
+def _shown(url: str) -> str:
+    """Return *url* for a message: whatever may be a password is hidden."""
+    return f"upstream {('***@' + url.rpartition('@')[2] if '@' in url else url)!r}"
+
+
+def _split(url: str, shown: str, mistakes: list[str]) -> SplitResult | None:
     """Parse *url*, appending to *mistakes* all that makes it no address of an upstream."""
-    shown = f"upstream {_CREDENTIALS.sub('***@', url)!r}"
     try:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna")
-    except ValueError as error:
-        mistakes.append(f"{shown}: {error}")
+    except ValueError:
+        # What urlsplit says quotes parts of the URL.
+        mistakes.append(f"{shown}: host or port cannot be read")
         return None
     if parts.scheme not in _DEFAULT_PORTS and parts.scheme not in _WEBSOCKET_SCHEMES:
         mistakes.append(f"{shown}: the URL must begin with http:// or https://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import Any
 
@@ -106,4 +107,4 @@ def test_a_timeout_is_above_zero(value):
 def test_options_are_documented():
     """Every option has its line in the docstring that users read."""
     for name in PolicyOptions.__annotations__:
-        assert f"        {name}: " in (PolicyOptions.__doc__ or "")
+        assert f"\n    {name}: " in (inspect.getdoc(PolicyOptions) or "")

@@ -60,7 +60,6 @@ def test_what_a_trusted_proxy_says_is_kept_and_extended():
     assert sorted(got) == sorted(
         [
             (b"x-forwarded-user", b"admin"),
-            (b"X_Forwarded_For", b"6.6.6.6"),
             (b"x-real-ip", b"6.6.6.6"),
             (b"x-other", b"kept"),
             (b"x-forwarded-for", b"6.6.6.6, 7.7.7.7, 8.8.8.8, 10.0.0.9"),
@@ -81,6 +80,13 @@ def test_a_trusted_proxy_that_says_nothing_gets_our_words():
         b"x-forwarded-host": b"public.test:8080",
         b"x-forwarded-port": b"8080",
     }
+
+
+def test_a_peer_with_a_strange_address_is_no_unix_socket():
+    """A server that believes "X-Forwarded-For: unknown" makes up such addresses."""
+    got = sent(scope("unknown"), SPOOFED, ["unix"], b"/api")
+
+    assert got == [(b"x-other", b"kept"), (b"x-forwarded-prefix", b"/api")]
 
 
 @pytest.mark.parametrize("client", [None, "testclient", ""])
