@@ -268,13 +268,9 @@ async def test_a_client_that_leaves_is_noticed_behind_middleware():
 async def call(app: FastAPI, *received: dict[str, Any], **scope: Any) -> list[dict[str, Any]]:
     """Call an application as a server would, with what no client can send through a good server."""
     sent: list[dict[str, Any]] = []
-    messages = iter(received)
-    stay = asyncio.Event()
-
-    async def receive():
-        for message in messages:
-            return message
-        await stay.wait()
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    for message in received:
+        messages.put_nowait(message)
 
     async def send(message):
         sent.append(message)
@@ -291,7 +287,7 @@ async def call(app: FastAPI, *received: dict[str, Any], **scope: Any) -> list[di
         "scheme": "http",
     }
     async with asyncio.timeout(3):
-        await app({**defaults, **scope}, receive, send)
+        await app({**defaults, **scope}, messages.get, send)
     return sent
 
 
@@ -383,10 +379,8 @@ async def test_a_client_whose_body_is_not_forwarded_is_watched_too(path, headers
     """Large, consumed, replaced or kept: the upstream is let go when the client leaves."""
     async with raw_upstream(_silent) as upstream, serve(unread(upstream)) as gw:
         reader, writer = await connect(gw)
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
+        lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", headers]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await reader.readuntil(b"hello")
         await leave(writer, "reset")
         await within_a_second(upstream.closed)
@@ -421,11 +415,8 @@ async def _thinking(reader, _writer):
 async def test_a_transport_may_answer_while_it_reads_the_body():
     """An answer that is made of the body is relayed whole."""
 
-    def echo(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=request.stream)
-
     app = FastAPI()
-    app.include_router(ProxyRouter(Upstream("http://test", transport=_Echo(echo))))
+    app.include_router(ProxyRouter(Upstream("http://test", transport=_Echo())))
     async with serve(app) as gw:
         got = await get_raw(gw, method="POST", body=b"x" * 200_000)
 
@@ -434,11 +425,8 @@ async def test_a_transport_may_answer_while_it_reads_the_body():
 
 
 class _Echo(httpx.AsyncBaseTransport):
-    def __init__(self, handler) -> None:
-        self._handler = handler
-
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return self._handler(request)
+        return httpx.Response(200, stream=request.stream)
 
 
 async def test_background_tasks_run_whether_or_not_the_client_stays():
