@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .body import RequestBody, given_body
 from .client import ClientGone, ClientStream, request_exit_stack
 from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
@@ -25,7 +26,6 @@ from .core.headers import (
     Header,
     content_length,
     edit,
-    is_chunked,
     request_headers,
     response_headers,
 )
@@ -38,7 +38,6 @@ from .exceptions import (
     GatewayError,
     GatewayTimeout,
     ProxyError,
-    RequestRefused,
     StreamAborted,
 )
 from .log import log_failure, logged
@@ -52,7 +51,6 @@ CLIENT_CLOSED_REQUEST = 499
 #: A message that no server knows. Starlette's BaseHTTPMiddleware ends a body cleanly when the
 #: application behind it raises, and only then raises itself; on this message it fails at once.
 _ABORT = {"type": "http.response.abort"}
-_DESCRIBES_BODY = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 
 async def forward(
@@ -159,9 +157,9 @@ async def _exchange(
     upstream.in_flight += 1
     response: UpstreamResponse | None = None
     try:
-        given = _given_body(changes)
-        arrives = await client.begin(wanted=given is None)
-        body = _Body(out.headers, changes, given, client.body() if arrives else None)
+        arrives = await client.begin(wanted=given_body(changes) is None)
+        arriving = client.body() if arrives else None
+        body = RequestBody(out.headers, changes, arriving, timeout.idle)
         with client.watch():
             response = await _head(upstream, out, body, timeout)
         check_response(upstream, response.status, response.headers)
@@ -181,52 +179,8 @@ async def _exchange(
     )
 
 
-def _given_body(changes: Changes) -> bytes | None:
-    """Return the body that an override gives; ``None`` leaves the client's."""
-    if changes.body is None and changes.method in ("GET", "HEAD"):
-        return b""
-    return changes.body
-
-
-class _Body:
-    """The body that is sent, with the headers that frame it."""
-
-    def __init__(
-        self,
-        headers: list[Header],
-        changes: Changes,
-        given: bytes | None,
-        arriving: AsyncIterator[bytes] | None,
-    ) -> None:
-        self.arrives = arriving is not None
-        self._given = given
-        self._arriving = arriving
-        self.headers = headers
-        if given is not None:
-            length = () if changes.body is None else ((b"content-length", b"%d" % len(given)),)
-            kept = {name for name, _ in (*changes.request.set, *changes.request.add)}
-            self.headers = edit(headers, Edits(set=length, remove=_DESCRIBES_BODY - kept))
-        elif self.arrives and content_length(headers) is None and not is_chunked(headers):
-            self.headers = [*headers, (b"transfer-encoding", b"chunked")]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body, of exactly the length that the headers declare."""
-        if self._given:
-            yield self._given
-        if self._arriving is None:
-            return
-        length, sent = content_length(self.headers), 0
-        async for chunk in self._arriving:
-            sent += len(chunk)
-            if length is not None and sent > length:
-                break
-            yield chunk
-        if length is not None and sent != length:
-            raise RequestRefused("The body does not have its declared length", close=True)
-
-
 async def _head(
-    upstream: Upstream, out: Outbound, body: _Body, timeout: Timeout
+    upstream: Upstream, out: Outbound, body: RequestBody, timeout: Timeout
 ) -> UpstreamResponse:
     """Send the request and wait for the head, from the end of the body at most ``response``."""
     loop = asyncio.get_running_loop()

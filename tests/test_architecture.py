@@ -20,6 +20,7 @@ FLOORS = {
     "settings": 1,
     "overrides": 1,
     "log": 0,
+    "body": 2,
     "client": 2,
     "transport": 2,
     "dialer": 2,

@@ -616,6 +616,21 @@ async def test_an_upstream_that_never_answers_is_a_504(server):
             assert app.state.pool.upstreams[0].in_flight == 0
 
 
+async def test_an_upload_that_stalls_is_a_408(server):
+    """A client that sends nothing for too long does not hold its upstream."""
+
+    async def receive(reader, _writer):
+        await reader.read()
+
+    async with raw_upstream(receive) as upstream:
+        async with serve(gateway(upstream, timeout=Timeout(idle=0.1)), server) as gw:
+            request = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello"
+            answer = await send_raw(gw, request)
+
+            assert status(answer) == 408
+            await within_a_second(upstream.closed)
+
+
 async def test_a_drip_of_header_bytes_does_not_move_the_deadline():
     """The response deadline is for the whole head, not for each byte of it."""
 

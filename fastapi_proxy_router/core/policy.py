@@ -20,8 +20,9 @@ class Timeout:
         connect: Until the connection to the upstream stands (Envoy's default).
         response: From the end of the request until the whole response head is here (nginx's
             default). For a WebSocket, until the handshake is answered.
-        idle: Until the upstream sends the next chunk of its body, or takes the next one of the
-            client's (Envoy's stream idle default). A client may be as slow as its server allows.
+        idle: Until the upstream sends the next chunk of its body, or the client the next one of
+            its own, or the upstream takes that one (Envoy's stream idle default). A client may be
+            as slow in reading as its server allows.
     """
 
     connect: float | None = 5.0
