@@ -20,7 +20,7 @@ from .body import RequestBody, given_body
 from .client import ClientGone, ClientStream, request_exit_stack
 from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
-from .core.guard import check_request, check_response, is_bodyless
+from .core.guard import check_response, is_bodyless
 from .core.headers import (
     Edits,
     Header,
@@ -31,7 +31,7 @@ from .core.headers import (
 )
 from .core.outbound import Outbound, outbound
 from .core.policy import ForwardPolicy, Timeout
-from .core.target import Location, locate
+from .core.target import Location
 from .core.upstream import Upstream
 from .exceptions import (
     BadGateway,
@@ -127,14 +127,12 @@ async def send_request(
         GatewayError: No answer could be had.
         RequestRefused: The request is not safe to forward.
     """
-    scope = request.scope
     policy = policy or upstream.policy or ForwardPolicy()
     with logged(request):
-        check_request(scope["method"], scope["http_version"], scope["headers"])
         out = outbound(
-            scope,
+            request.scope,
             upstream,
-            location=location or locate(scope),
+            location=location,
             changes=changes,
             policy=policy,
             crossing=request_headers,

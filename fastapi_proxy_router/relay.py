@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidState, InvalidStatus
 from websockets.frames import Close
 
 from .core.changes import NO_CHANGES, Changes
-from .core.guard import check_request, check_response, is_bodyless, is_refusal
+from .core.guard import check_response, is_bodyless, is_refusal
 from .core.handshake import (
     ABNORMAL,
     CLIENT_LOST,
@@ -26,7 +26,7 @@ from .core.handshake import (
 from .core.headers import Edits, Header, edit, response_headers
 from .core.outbound import outbound
 from .core.policy import ForwardPolicy
-from .core.target import Location, locate
+from .core.target import Location
 from .core.upstream import Upstream
 from .dialer import CLOSE_TIMEOUT, dial, raw_headers
 from .exceptions import BadGateway
@@ -72,19 +72,17 @@ async def open_relay(
     changes: Changes = NO_CHANGES,
 ) -> None:
     """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
-    scope = websocket.scope
     policy = policy or upstream.policy or ForwardPolicy()
     with logged(websocket):
-        check_request("GET", scope.get("http_version", "1.1"), scope["headers"])
         out = outbound(
-            scope,
+            websocket.scope,
             upstream,
-            location=location or locate(scope),
+            location=location,
             changes=changes,
             policy=policy,
             crossing=handshake_headers,
         )
-        offers = scope.get("subprotocols", ())
+        offers = websocket.scope.get("subprotocols", ())
         timeout = changes.timeout or policy.timeout
         upstream.in_flight += 1
         try:

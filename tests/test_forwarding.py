@@ -546,6 +546,14 @@ async def test_a_request_that_can_be_read_two_ways_is_refused(server, headers):
             assert upstream.requests == []
 
 
+async def test_an_unknown_host_cannot_be_preserved():
+    """A client of HTTP/1.0 may send none; the upstream then hears its own."""
+    async with raw_upstream() as upstream, serve(gateway(upstream, preserve_host=True)) as gw:
+        await send_raw(gw, b"GET / HTTP/1.0\r\n\r\n")
+
+        assert upstream.last.values(b"host") == [upstream.authority.encode()]
+
+
 async def test_a_missing_host_is_refused_or_harmless(server):
     """An HTTP/1.1 request without Host is refused, except where the server makes one up."""
     async with raw_upstream() as upstream, serve(gateway(upstream), server) as gw:

@@ -1,6 +1,6 @@
 """What is sent to the upstream before the body: one place for HTTP and WebSocket.
 
-The order is the contract: strip first, then add ours, then the override's edits. So no
+The order is the contract: guard, target, strip, then add ours, then the override's edits. So no
 ``Connection`` line can remove a header of ours, and no edit is lost.
 """
 
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from .changes import Changes
 from .forwarded import Peer, forwarding_headers, via_headers
+from .guard import check_request
 from .headers import Header, edit
 from .policy import ForwardPolicy
-from .target import Location, check_path, check_query, join
+from .target import Location, check_path, check_query, join, locate
 from .upstream import Upstream
 
 __all__ = ["Outbound", "outbound"]
@@ -31,7 +32,7 @@ def outbound(
     scope: Any,
     upstream: Upstream,
     *,
-    location: Location,
+    location: Location | None,
     changes: Changes,
     policy: ForwardPolicy,
     crossing: Callable[[Sequence[Header]], list[Header]],
@@ -41,14 +42,19 @@ def outbound(
     Args:
         scope: The client's ASGI scope; it is not changed.
         upstream: Where it goes.
-        location: The parts of the path. What is in ``prefix`` is announced, not sent.
+        location: The parts of the path. What is in ``prefix`` is announced, not sent. ``None``: all
+            below ``root_path`` is sent.
         changes: The override of this exchange.
         policy: The pool's policy.
         crossing: Which of the client's headers cross: HTTP and WebSocket differ.
 
     Raises:
-        RequestRefused: The path or query is not safe to forward.
+        RequestRefused: The request is not safe to forward.
     """
+    method = scope.get("method", "GET")
+    http_version = scope.get("http_version", "1.1")
+    check_request(method, http_version, scope["headers"])
+    location = location or locate(scope)
     path = location.rest if changes.path is None else changes.path
     query = scope["query_string"] if changes.query is None else changes.query
     check_path(path)
@@ -61,12 +67,10 @@ def outbound(
         prefix=location.root + location.prefix,
         forwarded=policy.forwarded,
     )
-    headers = edit(
-        via_headers(headers, policy.via, scope.get("http_version", "1.1")), changes.request
-    )
-    host = peer.host if policy.preserve_host else upstream.authority
+    headers = edit(via_headers(headers, policy.via, http_version), changes.request)
+    host = changes.host or (peer.host if policy.preserve_host else b"")
     return Outbound(
-        changes.method or scope.get("method", "GET"),
+        changes.method or method,
         join(upstream.base_path, path, upstream.base_query, query),
-        [(b"host", changes.host or host), *headers],
+        [(b"host", host or upstream.authority), *headers],
     )
