@@ -102,14 +102,17 @@ async def _unless_the_client_leaves(
     """Return what *dialling* returns, or ``None`` if the client leaves before that."""
     dial_task = asyncio.create_task(dialling, name="relay dial upstream")
     leave_task = asyncio.create_task(_left(websocket), name="relay watch client")
+    connection: ClientConnection | None = None
     try:
         await asyncio.wait([dial_task, leave_task], return_when=asyncio.FIRST_COMPLETED)
-        if not dial_task.done() and leave_task.result():
-            return None
-        return await dial_task
+        if not (leave_task.done() and leave_task.result()):
+            connection = await dial_task
+        return connection
     finally:
         await _cancelled(leave_task)
         await _cancelled(dial_task)
+        if connection is None and not dial_task.cancelled() and dial_task.exception() is None:
+            dial_task.result().transport.abort()
 
 
 async def _left(websocket: WebSocket) -> bool:
