@@ -105,9 +105,9 @@ class ProxyRouter(APIRouter):
         super().__init__(**options)
         self._strip_prefix = strip_prefix
         self._overrides = [override.compile() for override in overrides]
-        declared = len(self.routes)
+        declared, listed = len(self.routes), list(methods)
         for prefix, pool in self.pools.items():
-            self._add_catch_alls(prefix, pool, list(methods))
+            self._add_catch_alls(prefix, pool, listed)
         self.routes = routes = _Routes(self.routes)
         routes.catch_alls = len(routes) - declared
         self.lifespan_context = self._with_transports(self.lifespan_context)

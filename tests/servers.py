@@ -267,12 +267,13 @@ async def send_raw(served: Served, request: bytes) -> bytes:
     """Send bytes and return all that comes back until the server closes."""
     reader, writer = await asyncio.open_connection(served.host, served.port)
     writer.write(request)
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return answer
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def get_raw(

@@ -428,7 +428,10 @@ async def test_the_body_limit_of_the_router_holds():
         async with serve(app) as gw:
             assert status(await get_raw(gw, method="POST", body=b"x" * 10)) == 200
             assert status(await get_raw(gw, method="POST", body=b"x" * 11)) == 413
-            chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            chunked = (
+                b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
             assert status(await send_raw(gw, chunked + b"b\r\n0123456789a\r\n0\r\n\r\n")) == 413
 
         assert [request.body for request in upstream.requests] == [b"x" * 10]

@@ -624,11 +624,12 @@ async def test_an_upload_that_stalls_is_a_408(server):
 
     async with raw_upstream(receive) as upstream:
         async with serve(gateway(upstream, timeout=Timeout(idle=0.1)), server) as gw:
-            request = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello"
-            answer = await send_raw(gw, request)
-
-            assert status(answer) == 408
+            reader, writer = await connect(gw)
+            writer.write(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello")
+            async with asyncio.timeout(5):
+                assert status(await reader.readuntil(b"\r\n\r\n")) == 408
             await within_a_second(upstream.closed)
+            await leave(writer, "close")
 
 
 async def test_a_drip_of_header_bytes_does_not_move_the_deadline():
