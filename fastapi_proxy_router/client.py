@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from .core.guard import announces_body
 from .core.headers import tokens
+from .exceptions import RequestRefused
 
 __all__ = ["ClientGone", "ClientStream", "request_exit_stack"]
 
@@ -34,10 +35,10 @@ class ClientStream:
     """What one client sends, read by one task that also notices when the client leaves.
 
     There is one per request, however many upstreams are tried for it, so that what was read for a
-    failed attempt is still there for the next. The task either *delivers* the body, holding at most
-    two chunks, which is the back-pressure, or *drains* what nobody wants; then it waits for the
-    client to leave. A client that waits for ``100 Continue`` is not read before its body is wanted,
-    because reading is what makes the server send it.
+    failed attempt is still there for the next. The task holds at most two chunks, which is the
+    back-pressure; once a response is sent that did not want the body, it drops the rest. A client
+    that waits for ``100 Continue`` is not read before its body is wanted, because reading is what
+    makes the server send it.
     """
 
     def __init__(self, request: Request) -> None:
@@ -47,7 +48,9 @@ class ClientStream:
         self._chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
         self._first: bytes | Exception | None = None
         self._found: bool | None = None
+        self._wanted = False
         self._spent = False
+        self._dropping = False
         self._gone = False
         self._watching: set[asyncio.Task[Any]] = set()
         self._interrupted: set[asyncio.Task[Any]] = set()
@@ -63,51 +66,72 @@ class ClientStream:
                 stack.push_async_callback(stream.aclose)
         return stream
 
-    async def begin(self, *, wanted: bool) -> bool:
+    async def begin(self, *, wanted: bool, idle: float | None) -> bool:
         """Start reading, and return whether a body is to be sent.
 
         Args:
             wanted: The upstream is to get the client's body, if there is one.
+            idle: Seconds until the first of a body that no header announced has to be here.
+
+        Raises:
+            RequestRefused: It was not.
         """
         scope = self._request.scope
         http1 = scope["http_version"].startswith("1")
         announced = announces_body(scope["headers"])
-        if not wanted or self._cached is not None or (http1 and not announced):
-            self.drain()
+        self._wanted = wanted
+        if self._cached is not None or (http1 and not announced):
+            self._start(self._wait_for_end())
             return wanted and (announced or bool(self._cached))
         if http1 and b"100-continue" in tokens(scope["headers"], b"expect"):
-            return True
-        self._deliver()
-        if not announced and self._found is None:
-            # HTTP/2 needs no header to announce a body (RFC 9113, 8.1): look.
-            self._first = await self._chunks.get()
-            self._found = self._first is not None
-        return announced or self._found is True
+            return wanted
+        self._start(self._read_body())
+        if wanted and not announced and self._found is None and not self._spent:
+            self._found = await self._look(idle)
+        return wanted and (announced or self._found is not False)
 
-    def _deliver(self) -> None:
+    async def _look(self, idle: float | None) -> bool:
+        """Wait for the first chunk: HTTP/2 needs no header to announce a body (RFC 9113, 8.1)."""
+        try:
+            async with asyncio.timeout(idle):
+                self._first = await self._chunks.get()
+        except TimeoutError:
+            raise RequestRefused("The body took too long", status=408) from None
+        return self._first is not None
+
+    def _start(self, reading: Coroutine[Any, Any, None]) -> None:
         if self._reader is None:
-            self._reader = asyncio.create_task(self._read_body(), name="proxy read client")
+            self._reader = asyncio.create_task(reading, name="proxy read client")
+        else:
+            reading.close()
 
     def drain(self) -> None:
-        """Read on only to notice when the client leaves. What it sends is dropped."""
-        if self._reader is None:
-            self._spent = True
-            self._reader = asyncio.create_task(self._wait_for_end(), name="proxy watch client")
+        """Drop a body that the exchange does not want, so that a client that leaves is noticed."""
+        if self._wanted and self._reader is not None:
+            return
+        self._spent = self._dropping = True
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
+        self._start(self._wait_for_end())
 
     async def _read_body(self) -> None:
         try:
             async for chunk in self._request.stream():
                 if chunk:
-                    await self._chunks.put(chunk)
-            await self._chunks.put(None)
+                    await self._put(chunk)
+            await self._put(None)
         except ClientDisconnect:
             self._leave()
             return
         except RuntimeError as error:
-            await self._chunks.put(_consumed(error))
+            await self._put(_consumed(error))
         except Exception as error:  # noqa: BLE001 - a limit of the router; raised by `body`
-            await self._chunks.put(error)
+            await self._put(error)
         await self._wait_for_end()
+
+    async def _put(self, item: bytes | Exception | None) -> None:
+        if not self._dropping:
+            await self._chunks.put(item)
 
     async def _wait_for_end(self) -> None:
         # A server or a limit may end this with an exception of its own; nobody reads on then.
@@ -131,8 +155,8 @@ class ClientStream:
         """Yield the body as it arrives.
 
         Raises:
-            RuntimeError: It was already sent to an upstream, or consumed by a form parser, and
-                nobody kept it. ``await request.body()`` beforehand keeps it.
+            RuntimeError: It was already sent to an upstream, dropped, or consumed by a form parser,
+                and nobody kept it. ``await request.body()`` beforehand keeps it.
         """
         if self._cached is not None:
             if self._cached:
@@ -143,7 +167,7 @@ class ClientStream:
                 "the request body was already sent; read it with `await request.body()` before "
                 "the first attempt to be able to send it again"
             )
-        self._deliver()
+        self._start(self._read_body())
         while (chunk := await self._next()) is not None:
             if isinstance(chunk, Exception):
                 raise chunk

@@ -20,7 +20,7 @@ from .core.headers import Header
 from .core.outbound import Outbound
 from .core.policy import ForwardPolicy, Timeout
 from .core.upstream import Upstream
-from .exceptions import BadGateway, GatewayTimeout, NoUpstreamAvailable, ProxyError
+from .exceptions import BadGateway, GatewayTimeout, NoUpstreamAvailable, Stage
 from .transport import tls_context
 
 __all__ = ["CLOSE_TIMEOUT", "dial", "raw_headers"]
@@ -49,14 +49,15 @@ async def dial(
         websockets.exceptions.InvalidStatus: The upstream refused; its response is attached.
         GatewayError: No answer could be had.
     """
-    with _translated(upstream):
+    with _translated(upstream, "connect"):
         connection = await _connect(upstream, out, offers, policy, timeout.connect)
-        try:
+    try:
+        with _translated(upstream, "head"):
             async with asyncio.timeout(timeout.response):
                 await connection.handshake(user_agent_header=None)
-        except BaseException:
-            connection.transport.abort()
-            raise
+    except BaseException:
+        connection.transport.abort()
+        raise
     connection.start_keepalive()
     return connection
 
@@ -122,26 +123,26 @@ class _RawRequest(HandshakeRequest):
 
 
 @contextmanager
-def _translated(upstream: Upstream) -> Iterator[None]:
+def _translated(upstream: Upstream, stage: Stage) -> Iterator[None]:
     """Turn what dialling raises into ours; a refusal by the upstream passes as it is."""
     try:
         yield
     except InvalidStatus:
         raise
     except TimeoutError as error:
-        raise GatewayTimeout("the handshake took too long", upstream=upstream) from error
+        raise GatewayTimeout(
+            "the handshake took too long", upstream=upstream, stage=stage
+        ) from error
     except InvalidHandshake as error:
-        raise BadGateway(f"invalid handshake: {error}", upstream=upstream, stage="head") from error
+        raise BadGateway(f"invalid handshake: {error}", upstream=upstream, stage=stage) from error
     except (EOFError, ConnectionClosed) as error:
-        raise BadGateway("it closed during the handshake", upstream=upstream) from error
+        raise BadGateway("it closed in the handshake", upstream=upstream, stage=stage) from error
     except OSError as error:
-        raise _unreachable(error, upstream) from error
-
-
-def _unreachable(error: OSError, upstream: Upstream) -> ProxyError:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return NoUpstreamAvailable(str(error), upstream=upstream, fault="us")
-    return BadGateway(str(error), upstream=upstream)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise NoUpstreamAvailable(
+                str(error), upstream=upstream, stage=stage, fault="us"
+            ) from error
+        raise BadGateway(str(error), upstream=upstream, stage=stage) from error
 
 
 def raw_headers(headers: Headers) -> list[Header]:

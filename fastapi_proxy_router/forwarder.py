@@ -155,7 +155,9 @@ async def _exchange(
     upstream.in_flight += 1
     response: UpstreamResponse | None = None
     try:
-        arrives = await client.begin(wanted=given_body(changes) is None)
+        wanted = given_body(changes) is None
+        with client.watch():
+            arrives = await client.begin(wanted=wanted, idle=timeout.idle)
         arriving = client.body() if arrives else None
         body = RequestBody(out.headers, changes, arriving, timeout.idle)
         with client.watch():
@@ -192,7 +194,7 @@ async def _head(
             deadline.reschedule(loop.time() + timeout.response)
 
     try:
-        async with asyncio.timeout(None if body.arrives else timeout.response) as deadline:
+        async with asyncio.timeout(None if body.arrives else _both(timeout)) as deadline:
             return await exchange(upstream, out.method, out.target, body.headers, chunks(), timeout)
     except TimeoutError as error:
         raise GatewayTimeout(
@@ -200,6 +202,13 @@ async def _head(
         ) from error
     finally:
         waiting = False
+
+
+def _both(timeout: Timeout) -> float | None:
+    """Return the limit for a transport that never asks for the body, which is empty."""
+    if timeout.connect is None or timeout.response is None:
+        return None
+    return timeout.connect + timeout.response
 
 
 class ForwardedResponse(Response):
@@ -266,7 +275,6 @@ class ForwardedResponse(Response):
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         if not is_bodyless(self._request.method, self.status_code):
-            # Nobody may have wanted the client's body, but somebody must see the client leave.
             self._client.drain()
             with self._client.watch():
                 await self._relay_body(send, content_length(headers))

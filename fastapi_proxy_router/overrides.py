@@ -63,6 +63,15 @@ def _template(value: str) -> str:
     return value
 
 
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has a surrogate, which no bytes stand for") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 Method = Annotated[str, AfterValidator(_method)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
@@ -131,8 +140,8 @@ class RequestOverride(_Model):
         timeout: Seconds for every deadline, or a ``Timeout``.
     """
 
-    path: bytes | str | None = None
-    query: bytes | str | dict[str, str | list[str]] | None = None
+    path: bytes | Text | None = None
+    query: bytes | Text | dict[Text, Text | list[Text]] | None = None
     method: Method | None = None
     host: HeaderValue | None = None
     headers: HeaderEdits = HeaderEdits()

@@ -109,10 +109,18 @@ async def _unless_the_client_leaves(
             connection = await dial_task
         return connection
     finally:
-        await _cancelled(leave_task)
-        await _cancelled(dial_task)
-        if connection is None and not dial_task.cancelled() and dial_task.exception() is None:
-            dial_task.result().transport.abort()
+        # Both before any await: a cancel scope of anyio cancels at each of them.
+        leave_task.cancel()
+        dial_task.cancel()
+        if connection is None:
+            dial_task.add_done_callback(_hung_up)
+        await asyncio.wait([leave_task, dial_task])
+
+
+def _hung_up(dial_task: asyncio.Task[ClientConnection]) -> None:
+    """Drop the connection of an upstream that answered nobody."""
+    if not dial_task.cancelled() and dial_task.exception() is None:
+        dial_task.result().transport.abort()
 
 
 async def _left(websocket: WebSocket) -> bool:
@@ -123,12 +131,6 @@ async def _left(websocket: WebSocket) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def _cancelled(task: asyncio.Task[Any]) -> None:
-    if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def _refuse(

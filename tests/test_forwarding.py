@@ -116,6 +116,13 @@ async def test_an_unsafe_target_is_refused(server):
         assert upstream.connections == 0
 
 
+async def test_a_path_that_is_encoded_without_end_is_refused(server):
+    """Decoding it costs next to nothing."""
+    async with raw_upstream() as upstream, serve(gateway(upstream), server) as gw:
+        assert status(await get_raw(gw, "/%" + "25" * 4000)) in (400, 414)
+        assert upstream.connections == 0
+
+
 async def test_absolute_form_never_chooses_the_host(server):
     """Servers that show these forms to ASGI get a 400; others hide them, and only the path goes."""
     async with raw_upstream() as upstream, serve(gateway(upstream), server) as gw:

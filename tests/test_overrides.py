@@ -386,6 +386,8 @@ def test_a_hook_needs_a_pool_that_serves_its_path():
         {"path": "no-slash"},
         {"path": b"no-slash"},
         {"method": "TRACE"},
+        {"path": "/\udc80"},
+        {"query": "a=\udc80"},
         {"body": b"x", "json": {}},
         {"host": "a\r\nb"},
         {"timeout": -1},

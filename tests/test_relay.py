@@ -9,14 +9,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from fastapi_proxy_router import HeaderEdits, ProxyRouter, RouteOverride, Timeout, UpstreamPool
+from fastapi_proxy_router import (
+    GatewayTimeout,
+    HeaderEdits,
+    ProxyRouter,
+    RouteOverride,
+    Timeout,
+    Upstream,
+    UpstreamPool,
+    proxy_pass_websocket,
+)
 from tests.servers import Served, listening_socket, raw_upstream, serve
 from tests.test_streaming import leave
 
@@ -69,6 +79,13 @@ def gateway(upstream: Served, **options) -> FastAPI:
 async def dialled(gw: Served, path: str = "/ws", **options) -> AsyncIterator[ClientConnection]:
     async with connect(gw.ws + path, proxy=None, max_size=None, **options) as client:
         yield client
+
+
+@asynccontextmanager
+async def anyio_deadline(seconds: float) -> AsyncIterator[None]:
+    """Cancel as anyio does, at every await and not once."""
+    with anyio.fail_after(seconds):
+        yield
 
 
 async def ended(client: ClientConnection) -> tuple[int | None, str]:
@@ -443,6 +460,62 @@ async def test_a_silent_handshake_is_a_504(server):
             assert refused.value.response.status_code == 504
             async with asyncio.timeout(1):
                 await upstream.closed.wait()
+
+
+@pytest.mark.parametrize("scope", [asyncio.timeout, anyio_deadline])
+async def test_a_deadline_of_ones_own_ends_the_handshake(scope):
+    """Whoever cancels, the upstream is let go and no task stays."""
+    cancelled = []
+
+    async def silent(reader, _writer):
+        await reader.read()
+
+    async with raw_upstream(silent) as upstream:
+        app, target = FastAPI(), Upstream(upstream.url)
+
+        @app.websocket("/")
+        async def own(websocket: WebSocket):
+            try:
+                async with scope(0.1):
+                    await proxy_pass_websocket(websocket, target)
+            except TimeoutError:
+                cancelled.append(target.in_flight)
+                await websocket.close()
+
+        async with serve(app) as gw:
+            with pytest.raises(InvalidStatus):
+                async with dialled(gw, "/"):
+                    pass
+            async with asyncio.timeout(1):
+                await upstream.closed.wait()
+        assert cancelled == [0]
+
+
+async def test_a_handshake_that_was_sent_is_not_blamed_on_the_connection():
+    """Its stage says that the upstream may have acted on it."""
+    stages = []
+
+    async def silent(reader, _writer):
+        await reader.read()
+
+    async with raw_upstream(silent) as upstream:
+        pool = UpstreamPool(upstream.url, timeout=Timeout(response=0.1))
+        app = FastAPI()
+
+        @app.websocket("/")
+        async def own(websocket: WebSocket):
+            try:
+                await proxy_pass_websocket(websocket, pool.upstreams[0])
+            except GatewayTimeout as error:
+                stages.append(error.stage)
+                raise
+
+        async with serve(app) as gw:
+            with pytest.raises(InvalidStatus) as refused:
+                async with dialled(gw, "/"):
+                    pass
+            assert refused.value.response.status_code == 504
+    assert stages == ["head"]
 
 
 async def test_environment_proxies_are_not_used(monkeypatch):

@@ -300,6 +300,58 @@ async def test_an_http_2_client_that_leaves_before_its_body_is_let_go():
         assert upstream.connections == 0
 
 
+async def test_an_http_2_body_that_does_not_come_is_a_408():
+    """The first byte of a body that nothing announced has the idle deadline, too."""
+    async with raw_upstream() as upstream:
+        app = gateway(upstream, timeout=Timeout(idle=0.1))
+        sent = await call(app, http_version="2")
+
+        assert sent[0]["status"] == 408
+        assert app.state.pool.upstreams[0].in_flight == 0
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("body", [b"hello", b""])
+async def test_a_request_beside_the_forwarded_one_leaves_its_body_alone(version, body):
+    """An endpoint may ask one upstream for permission before it forwards to another."""
+    async with raw_upstream() as auth, raw_upstream() as upstream:
+        app = FastAPI()
+
+        @app.post("/")
+        async def guarded(request: Request):
+            asked = await proxy_pass(request, Upstream(auth.url), method="GET", path="/auth")
+            assert asked.status_code == 200
+            return await proxy_pass(request, Upstream(upstream.url))
+
+        headers = [(b"host", b"x")]
+        if version == "1.1" and body:
+            headers.append((b"content-length", b"5"))
+        message = {"type": "http.request", "body": body, "more_body": False}
+        sent = await call(app, message, http_version=version, headers=headers)
+
+        assert sent[0]["status"] == 200
+        assert (auth.last.line, auth.last.body) == (b"GET /auth HTTP/1.1", b"")
+        assert body in upstream.last.body
+
+
+async def test_a_transport_that_ignores_the_body_and_the_clock_is_a_504():
+    """The deadline holds for any transport."""
+    app = FastAPI()
+    pool = UpstreamPool(
+        Upstream("http://test", transport=_Never()), timeout=Timeout(connect=0.05, response=0.05)
+    )
+    app.include_router(ProxyRouter(pool))
+    sent = await call(app, method="GET")
+
+    assert sent[0]["status"] == 504
+
+
+class _Never(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 @pytest.mark.parametrize("body", [b"hello", b""])
 async def test_an_http_2_body_that_a_dependency_has_read_is_sent(body):
     """Also without a header that announces it, and as none where there is none."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypedDict
 
 from ..exceptions import ConfigurationError
 from .forwarded import TrustedProxies
+
+_VIA = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z:]*")
 
 __all__ = ["ForwardPolicy", "PolicyOptions", "Timeout", "as_timeout", "policy_from"]
 
@@ -102,9 +105,9 @@ def policy_from(options: PolicyOptions) -> ForwardPolicy:
     except ConfigurationError as error:
         mistakes += error.mistakes
     via = options.get("via", "")
-    if not all(character.isalnum() or character in "!#$%&'*+-.^_`|~:" for character in via):
+    if not _VIA.fullmatch(via):
         mistakes.append(f"via must be a pseudonym or a host, not {via!r}")
-    values["via"] = via.encode("ascii", "replace")
+    values["via"] = via.encode(errors="replace")
     if mistakes:
         raise ConfigurationError(mistakes)
     return ForwardPolicy(**values)  # type: ignore[arg-type]

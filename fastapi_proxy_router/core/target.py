@@ -38,6 +38,8 @@ __all__ = ["Location", "check_path", "check_query", "join", "locate", "quote_pat
 
 #: A longer target is refused with 414 (nginx and Apache allow 8 KiB for the whole request line).
 MAX_TARGET = 16 * 1024
+#: A path that still changes when it has been decoded this often is an attack on the decoder.
+_MAX_ENCODINGS = 8
 
 _ILLEGAL = re.compile(rb"[^\x21-\x7e]|#")
 _ILLEGAL_IN_PATH = re.compile(rb"[^\x21-\x7e]|[#?]")
@@ -130,12 +132,13 @@ def _check_encodings(rest: bytes) -> None:
 
 
 def _fully_decoded(raw: bytes) -> bytes:
-    """Decode until nothing changes, in every encoding that a lenient server may know.
-
-    Each round shortens its input, so it ends.
-    """
-    decoded = _OVERLONG.sub(_plain, unquote_to_bytes(_WIDE.sub(rb"%\1", raw)))
-    return decoded if decoded == raw else _fully_decoded(decoded)
+    """Decode until nothing changes, in every encoding that a lenient server may know."""
+    for _ in range(_MAX_ENCODINGS):
+        decoded = _OVERLONG.sub(_plain, unquote_to_bytes(_WIDE.sub(rb"%\1", raw)))
+        if decoded == raw:
+            return decoded
+        raw = decoded
+    raise RequestRefused("The path is encoded too often")
 
 
 def _plain(overlong: re.Match[bytes]) -> bytes:

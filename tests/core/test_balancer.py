@@ -89,7 +89,7 @@ def test_every_mistake_of_a_pool_is_reported():
             [Upstream("http://a", weight=0), "x"],
             trusted_proxies=["nonsense"],
             timeout=0,
-            via="a b",
+            via="caf\xe9",
             **options,
         )
 
