@@ -50,6 +50,7 @@ class ClientStream:
         self._found: bool | None = None
         self._wanted = False
         self._spent = False
+        self._ended = False
         self._dropping = False
         self._gone = False
         self._watching: set[asyncio.Task[Any]] = set()
@@ -168,11 +169,13 @@ class ClientStream:
                 "the first attempt to be able to send it again"
             )
         self._start(self._read_body())
-        while (chunk := await self._next()) is not None:
+        while not self._ended and (chunk := await self._next()) is not None:
             if isinstance(chunk, Exception):
                 raise chunk
             self._spent = True
             yield chunk
+        # An empty body can be sent again.
+        self._ended = True
 
     async def _next(self) -> bytes | Exception | None:
         if self._first is not None:

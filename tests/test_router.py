@@ -694,6 +694,32 @@ async def test_failover_by_hand_sends_the_body_to_the_second_upstream():
             assert status(await get_raw(gw, "/x")) == 200
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 0", "Transfer-Encoding: chunked"])
+async def test_an_empty_body_can_be_sent_to_a_second_upstream(framing):
+    """There was nothing in it that the first could have taken."""
+
+    async def fail(reader, _writer):
+        if framing != "Content-Length: 0":
+            await reader.readuntil(b"0\r\n\r\n")
+
+    app = FastAPI()
+    async with raw_upstream(fail) as first, raw_upstream() as second:
+
+        @app.post("/")
+        async def failover(request: Request):
+            try:
+                return await proxy_pass(request, Upstream(first.url))
+            except BadGateway:
+                return await proxy_pass(request, Upstream(second.url))
+
+        async with serve(app) as gw:
+            head = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}\r\n\r\n"
+            end = "0\r\n\r\n" if "chunked" in framing else ""
+            assert status(await send_raw(gw, (head + end).encode())) == 200
+
+        assert len(first.requests) == len(second.requests) == 1
+
+
 async def test_a_body_that_was_sent_is_not_sent_again_in_part():
     """Without reading it first, a second attempt fails loudly."""
     app, errors = FastAPI(), []
