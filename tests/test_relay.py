@@ -32,6 +32,12 @@ from tests.test_streaming import leave
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("settled")]
 
+#: A handshake in bytes, for what a client library would hide.
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 
@@ -353,10 +359,7 @@ async def test_a_client_that_leaves_during_the_handshake_is_noticed(server):
         app = gateway(upstream)
         async with serve(app, server) as gw:
             _, writer = await asyncio.open_connection(gw.host, gw.port)
-            writer.write(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            )
+            writer.write(HANDSHAKE)
             await upstream.received.wait()
             await leave(writer, "reset")
             async with asyncio.timeout(1):
@@ -397,10 +400,7 @@ async def test_redirects_are_not_followed(server):
         async with serve(gateway(upstream), server) as gw:
             # The client library would follow it, so look at the bytes.
             reader, writer = await asyncio.open_connection(gw.host, gw.port)
-            writer.write(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            )
+            writer.write(HANDSHAKE)
             async with asyncio.timeout(3):
                 head = await reader.readuntil(b"\r\n\r\n")
             await leave(writer, "close")

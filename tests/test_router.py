@@ -77,6 +77,8 @@ async def test_every_form_of_upstreams_is_accepted():
         ("ftp://x", ["must begin with http://"]),
         ("http://", ["no host"]),
         ("http://x:0", ["port 0"]),
+        ("http://a%0d%0ax/", ["no host"]),
+        ("http://a\r\nx/", ["percent-encoded"]),
         ("http://x:99999", ["ort"]),
         ("http://user:secret@x", ["credentials"]),
         ("http://user:sec/secret@x", ["cannot be read"]),

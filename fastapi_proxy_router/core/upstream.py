@@ -14,6 +14,8 @@ __all__ = ["Upstream"]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
 _TARGET = re.compile(r"[!-~]*")
+_SPACE = re.compile(r"\s")
+_HOST = re.compile(rb"[0-9A-Za-z._~-]+|[0-9A-Fa-f:.]+")
 
 
 class Upstream:
@@ -88,14 +90,14 @@ def _split(url: str, shown: str, mistakes: list[str]) -> SplitResult | None:
         return None
     if parts.scheme not in _DEFAULT_PORTS and parts.scheme not in _WEBSOCKET_SCHEMES:
         mistakes.append(f"{shown}: the URL must begin with http:// or https://")
-    elif not host:
-        mistakes.append(f"{shown}: the URL has no host")
+    elif not _HOST.fullmatch(host):
+        mistakes.append(f"{shown}: the URL has no host, which is a name or an address")
     if port == 0:
         mistakes.append(f"{shown}: port 0 cannot be connected to")
     if parts.username is not None or parts.password is not None:
         mistakes.append(f"{shown}: credentials do not belong in the URL; set a header instead")
     if parts.fragment:
         mistakes.append(f"{shown}: a fragment is never sent")
-    if not _TARGET.fullmatch(parts.path + parts.query) or url != url.strip():
+    if not _TARGET.fullmatch(parts.path + parts.query) or _SPACE.search(url):
         mistakes.append(f"{shown}: path and query must be percent-encoded")
     return parts
