@@ -21,16 +21,19 @@ from .overrides import HeaderEdits, RequestOverride, RouteOverride
 from .relay import proxy_pass_websocket
 from .router import METHODS, ProxyRouter
 from .settings import PoolSettings, ProxySettings, TimeoutSettings, UpstreamSettings
+from .transport import ConnectionLimits, HTTP1Transport
 
 __all__ = [
     "METHODS",
     "BadGateway",
     "Balancer",
     "ConfigurationError",
+    "ConnectionLimits",
     "ForwardPolicy",
     "ForwardedResponse",
     "GatewayError",
     "GatewayTimeout",
+    "HTTP1Transport",
     "HeaderEdits",
     "NoUpstreamAvailable",
     "PoolSettings",

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
 from typing import Any
 
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Message, Receive, Scope
 
 from .core.guard import announces_body
-from .core.headers import tokens
+from .core.headers import content_length, tokens
 from .exceptions import RequestRefused
 
-__all__ = ["ClientGone", "ClientStream", "request_exit_stack"]
+__all__ = ["ClientGone", "ClientStream", "Watch", "request_exit_stack"]
 
 _SCOPE_KEY = "fastapi_proxy_router.client"
-# FastAPI's own key for the stack it unwinds when a request is over; `forward` provides one where
-# FastAPI does not. Without it the stream ends when its response does.
+# FastAPI's own key for the stack it unwinds when a request is over. Without it the stream ends
+# when its response does.
 _EXIT_STACK_KEY = "fastapi_inner_astack"
+#: Seconds until somebody listens for the client's departure. Most exchanges are over before, and
+#: do without a task of their own.
+_LISTEN_AFTER = 0.1
+#: Seconds for which the rest of an upload is read that the upstream did not wait for (nginx's
+#: lingering_timeout): closing with unread bytes would take the answer away from the client.
+_LINGER = 5.0
 
 
 class ClientGone(Exception):
@@ -32,191 +40,254 @@ def request_exit_stack(connection: HTTPConnection) -> AsyncExitStack | None:
 
 
 class ClientStream:
-    """What one client sends, read by one task that also notices when the client leaves.
+    """What one client sends.
 
     There is one per request, however many upstreams are tried for it, so that what was read for a
-    failed attempt is still there for the next. The task holds at most two chunks, which is the
-    back-pressure; once a response is sent that did not want the body, it drops the rest. A client
-    that waits for ``100 Continue`` is not read before its body is wanted, because reading is what
-    makes the server send it.
+    failed attempt is still there for the next. At most one message is read ahead, to notice that
+    the client leaves. A client that waits for ``100 Continue`` is not read before its body is
+    wanted, because reading is what makes the server send it.
+
+    Args:
+        scope: The request's scope.
+        receive: The server's.
+        kept: The body, if somebody has read and kept it.
+        consumed: Somebody has read it and kept nothing.
+
+    Attributes:
+        announced: The headers say that there is a body.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        # Set by Starlette once a dependency has read the body with `request.body()` or `.json()`.
-        self._cached: bytes | None = getattr(request, "_body", None)
-        self._chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
-        self._first: bytes | Exception | None = None
-        self._found: bool | None = None
-        self._wanted = False
+    def __init__(
+        self, scope: Scope, receive: Receive, *, kept: bytes | None = None, consumed: bool = False
+    ) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._kept = kept
+        self._consumed = consumed
+        self.announced = announces_body(scope["headers"])
+        is_http1 = scope["http_version"].startswith("1")
+        self._ended = kept is not None or (is_http1 and not self.announced)
+        self._waits = not self._ended and b"100-continue" in tokens(scope["headers"], b"expect")
+        self._left = content_length(scope["headers"]) if self.announced else None
         self._spent = False
-        self._ended = False
         self._dropping = False
         self._gone = False
-        self._watching: set[asyncio.Task[Any]] = set()
-        self._interrupted: set[asyncio.Task[Any]] = set()
-        self._reader: asyncio.Task[None] | None = None
+        self._told_end = False
+        self._deaf = False
+        self._ahead: Message | Exception | None = None
+        self._reading = asyncio.Lock()
+        self._taken: asyncio.Event | None = None
+        self._watches: list[Watch] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._listener: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, request: Request) -> ClientStream:
         """Return the stream of *request*, the same one for every attempt."""
         stream: ClientStream | None = request.scope.get(_SCOPE_KEY)
         if stream is None:
-            stream = request.scope[_SCOPE_KEY] = cls(request)
+            stream = request.scope[_SCOPE_KEY] = cls(
+                request.scope,
+                request.receive,
+                # Set by Starlette once a dependency has read the body.
+                kept=getattr(request, "_body", None),
+                consumed=getattr(request, "_stream_consumed", False),
+            )
             if (stack := request_exit_stack(request)) is not None:
                 stack.push_async_callback(stream.aclose)
         return stream
 
-    async def begin(self, *, wanted: bool, idle: float | None) -> bool:
-        """Start reading, and return whether a body is to be sent.
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no body and no header of one, as for most requests."""
+        return self._ended and not (self.announced or self._spent or self._kept)
+
+    @property
+    def uploads(self) -> bool:
+        """Whether more of the body is to come; of a declared length, before the server says so."""
+        return not self._ended and self._left != 0
+
+    async def body(self, idle: float | None) -> AsyncGenerator[bytes, None] | bytes:
+        """Return the body: what is kept of it, or what will arrive.
 
         Args:
-            wanted: The upstream is to get the client's body, if there is one.
-            idle: Seconds until the first of a body that no header announced has to be here.
+            idle: Seconds until the client has to send the next chunk.
 
         Raises:
-            RequestRefused: It was not.
-        """
-        scope = self._request.scope
-        http1 = scope["http_version"].startswith("1")
-        announced = announces_body(scope["headers"])
-        self._wanted = wanted
-        if self._cached is not None or (http1 and not announced):
-            self._start(self._wait_for_end())
-            return wanted and (announced or bool(self._cached))
-        if http1 and b"100-continue" in tokens(scope["headers"], b"expect"):
-            return wanted
-        self._start(self._read_body())
-        if wanted and not announced and self._found is None and not self._spent:
-            self._found = await self._look(idle)
-        return wanted and (announced or self._found is not False)
-
-    async def _look(self, idle: float | None) -> bool:
-        """Wait for the first chunk: HTTP/2 needs no header to announce a body (RFC 9113, 8.1)."""
-        try:
-            async with asyncio.timeout(idle):
-                self._first = await self._chunks.get()
-        except TimeoutError:
-            raise RequestRefused("The body took too long", status=408) from None
-        return self._first is not None
-
-    def _start(self, reading: Coroutine[Any, Any, None]) -> None:
-        if self._reader is None:
-            self._reader = asyncio.create_task(reading, name="proxy read client")
-        else:
-            reading.close()
-
-    def drain(self) -> None:
-        """Drop a body that the exchange does not want, so that a client that leaves is noticed."""
-        if self._wanted and self._reader is not None:
-            return
-        self._spent = self._dropping = True
-        while not self._chunks.empty():
-            self._chunks.get_nowait()
-        self._start(self._wait_for_end())
-
-    async def _read_body(self) -> None:
-        try:
-            async for chunk in self._request.stream():
-                if chunk:
-                    await self._put(chunk)
-            await self._put(None)
-        except ClientDisconnect:
-            self._leave()
-            return
-        except RuntimeError as error:
-            await self._put(_consumed(error))
-        except Exception as error:  # noqa: BLE001 - a limit of the router; raised by `body`
-            await self._put(error)
-        await self._wait_for_end()
-
-    async def _put(self, item: bytes | Exception | None) -> None:
-        if not self._dropping:
-            await self._chunks.put(item)
-
-    async def _wait_for_end(self) -> None:
-        # A server or a limit may end this with an exception of its own; nobody reads on then.
-        with suppress(Exception):
-            while (await self._request.receive())["type"] != "http.disconnect":
-                pass
-            self._leave()
-
-    def _leave(self) -> None:
-        self._gone = True
-        self._wake()
-        for task in self._watching:
-            self._interrupted.add(task)
-            task.cancel()
-
-    def _wake(self) -> None:
-        with suppress(asyncio.QueueFull):
-            self._chunks.put_nowait(ClientGone())
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives.
-
-        Raises:
+            RequestRefused: It does not say whether there is a body.
             RuntimeError: It was already sent to an upstream, dropped, or consumed by a form parser,
                 and nobody kept it. ``await request.body()`` beforehand keeps it.
         """
-        if self._cached is not None:
-            if self._cached:
-                yield self._cached
-            return
-        if self._spent:
+        if self._kept is not None:
+            return self._kept
+        if self._spent or (self._consumed and not self._ended):
             raise RuntimeError(
-                "the request body was already sent; read it with `await request.body()` before "
-                "the first attempt to be able to send it again"
+                "the request body was already "
+                + ("consumed, as a form for instance" if self._consumed else "sent")
+                + "; read it with `await request.body()` before, to be able to send it"
             )
-        self._start(self._read_body())
-        while not self._ended and (chunk := await self._next()) is not None:
-            if isinstance(chunk, Exception):
-                raise chunk
-            self._spent = True
-            yield chunk
-        # An empty body can be sent again.
-        self._ended = True
+        if self._ended:
+            return b""
+        if not self.announced:
+            # HTTP/2 needs no header to announce a body (RFC 9113, 8.1).
+            first = await self._next(idle)
+            if not first.get("body") and not first.get("more_body"):
+                self._ended = True
+                return b""
+            self._ahead = first
+        return self._arriving(idle)
 
-    async def _next(self) -> bytes | Exception | None:
-        if self._first is not None:
-            chunk, self._first = self._first, None
-            return chunk
-        return await self._chunks.get()
+    async def _arriving(self, idle: float | None) -> AsyncGenerator[bytes, None]:
+        while not self._ended:
+            message = await self._next(idle)
+            self._ended = not message.get("more_body", False)
+            if chunk := message.get("body", b""):
+                self._spent = True
+                if self._left is not None:
+                    self._left -= len(chunk)
+                yield chunk
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """End the block with ``ClientGone`` as soon as the client leaves.
+    async def _next(self, idle: float | None) -> Message:
+        self._waits = False
+        try:
+            async with asyncio.timeout(idle), self._reading:
+                message = await self._receive() if self._ahead is None else self._ahead
+                self._take_ahead()
+        except TimeoutError:
+            raise RequestRefused("The body took too long", status=408, close=True) from None
+        if isinstance(message, Exception):
+            raise message
+        if message["type"] == "http.disconnect":
+            self._leave()
+            raise ClientGone
+        return message
 
-        The task is cancelled as ``asyncio.timeout`` does it: a cancellation by somebody else, also
-        one that comes meanwhile, stays one.
+    def drop(self) -> None:
+        """Read and drop a body that nobody wants, so that a client that leaves is noticed."""
+        if not self._ended and not self._dropping:
+            self._spent = self._dropping = True
+            self._waits = False
+            self._take_ahead()
+            self._listen()
+
+    def _take_ahead(self) -> None:
+        self._ahead = None
+        if self._taken is not None:
+            self._taken.set()
+
+    async def linger(self) -> None:
+        """Read and drop the rest of an upload, for a while, so that the client reads our answer."""
+        if self._waits:
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(_LINGER):
+                while not self._ended:
+                    message = await self._next(None)
+                    self._ended = not message.get("more_body", False)
+
+    def watch(self) -> Watch:
+        """Return a block that ends with ``ClientGone`` as soon as the client leaves."""
+        return Watch(self)
+
+    def begin(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
+        """Let *watch* know when the client leaves.
+
+        Raises:
+            ClientGone: It has left already.
         """
         if self._gone:
             raise ClientGone
-        task = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling()
-        self._watching.add(task)
+        self._watches.append(watch)
+        if self._timer is None and self._listener is None:
+            self._timer = loop.call_later(_LISTEN_AFTER, self._listen)
+
+    def end(self, watch: Watch) -> None:
+        """Forget *watch*."""
+        self._watches.remove(watch)
+
+    def _listen(self) -> None:
+        if self._waits:
+            self._timer = asyncio.get_running_loop().call_later(_LISTEN_AFTER, self._listen)
+        elif self._listener is None:
+            self._listener = asyncio.create_task(self._listening(), name="proxy listen to client")
+
+    async def _listening(self) -> None:
+        while not (self._gone or self._deaf):
+            async with self._reading:
+                if self._ahead is None:
+                    await self._read_ahead()
+            if self._ahead is not None:
+                self._taken = asyncio.Event()
+                await self._taken.wait()
+
+    async def _read_ahead(self) -> None:
         try:
-            yield
-        except BaseException as error:
-            ours = task in self._interrupted and task.uncancel() <= cancelling
-            if ours and isinstance(error, asyncio.CancelledError):
-                raise ClientGone from error
-            raise
-        finally:
-            self._watching.discard(task)
+            message = await self._receive()
+        except Exception as error:  # noqa: BLE001 - a limit of the router; raised to the reader
+            self._ahead = error
+            return
+        if message["type"] == "http.disconnect":
+            self._leave()
+        elif not self._ended and not self._dropping:
+            self._ahead = message
+        elif self._ended and self._told_end:
+            # After the end there is nothing but the disconnect, unless a middleware makes it up.
+            self._deaf = True
+        else:
+            self._told_end = self._ended = not message.get("more_body", False)
+
+    def _leave(self) -> None:
+        self._gone = True
+        for watch in self._watches:
+            watch.interrupt(ClientGone())
 
     async def aclose(self) -> None:
-        """Stop reading, and let go of whoever still waits for the body. Idempotent."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
-        self._wake()
+        """Stop listening. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._listener is not None and not self._listener.done():
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
 
 
-def _consumed(error: RuntimeError) -> RuntimeError:
-    explained = RuntimeError(
-        "the request body was consumed before it could be forwarded, as a form for instance"
-    )
-    explained.__cause__ = error
-    return explained
+class Watch:
+    """A block that others can end with an exception of theirs.
+
+    The task is cancelled as ``asyncio.timeout`` does it: a cancellation by somebody else, also one
+    that comes meanwhile, stays one.
+    """
+
+    __slots__ = ("_cancelling", "_client", "_error", "_task")
+
+    def __init__(self, client: ClientStream) -> None:
+        self._client = client
+        self._error: Exception | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+
+    def interrupt(self, error: Exception) -> None:
+        """End the block with *error*; whoever is in it can raise it without our help."""
+        if self._error is None and self._task not in (None, asyncio.current_task()):
+            self._error = error
+            self._task.cancel()
+
+    def __enter__(self) -> Watch:
+        loop = asyncio.get_running_loop()
+        self._task = task = asyncio.current_task(loop)
+        assert task is not None
+        self._cancelling = task.cancelling()
+        self._client.begin(self, loop)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        raised: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.end(self)
+        if self._error is not None and self._task is not None:
+            ours = self._task.uncancel() <= self._cancelling
+            if ours and isinstance(raised, asyncio.CancelledError):
+                raise self._error from raised
+        self._task = None

@@ -16,7 +16,7 @@ from websockets.http11 import Request as HandshakeRequest
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
-from .core.headers import Header
+from .core.names import Header
 from .core.outbound import Outbound
 from .core.policy import ForwardPolicy, Timeout
 from .core.upstream import Upstream

@@ -7,7 +7,7 @@
     │   ├── BadGateway            502         no connection, or the upstream broke the protocol
     │   ├── NoUpstreamAvailable   503         none may be picked, or we are out of resources
     │   └── GatewayTimeout        504         it did not connect or answer in time
-    ├── RequestRefused (also HTTPException)   400, 405, 408, 414: the guard said no
+    ├── RequestRefused (also HTTPException)   400, 405, 408, 414, 431: the guard said no
     ├── StreamAborted                         the head is sent: the connection is dropped
     └── ConfigurationError (also ValueError)  wrong arguments, all of them in one report
 
@@ -65,6 +65,7 @@ class GatewayError(ProxyError, HTTPException):
     """No answer could be had from an upstream; nothing was sent to the client yet."""
 
     status: HTTPStatus = HTTPStatus.BAD_GATEWAY
+    retry_after: int | None = None
 
     def __init__(
         self,
@@ -74,7 +75,8 @@ class GatewayError(ProxyError, HTTPException):
         stage: Stage = "connect",
         fault: Fault = "upstream",
     ) -> None:
-        super().__init__(self.status.value, self.status.phrase)
+        headers = None if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        super().__init__(self.status.value, self.status.phrase, headers)
         self.reason = reason
         self.upstream = upstream
         self.stage = stage
@@ -86,9 +88,10 @@ class BadGateway(GatewayError):
 
 
 class NoUpstreamAvailable(GatewayError):
-    """No upstream may be used right now (RFC 9110, 15.6.4)."""
+    """No upstream may be used right now (RFC 9110, 15.6.4); the client may try again in 1 s."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after = 1
 
 
 class GatewayTimeout(GatewayError):
@@ -102,15 +105,21 @@ class RequestRefused(ProxyError, HTTPException):
 
     Args:
         reason: What is wrong with it; the client is told, so it quotes nothing the client sent.
-        status: 400, 405, 408 or 414.
+        status: 400, 405, 408, 414 or 431.
         close: Ask the server to close the connection, because body bytes may still be on it.
     """
 
     def __init__(self, reason: str, *, status: int = 400, close: bool = False) -> None:
-        super().__init__(status, reason, {"Connection": "close"} if close else None)
+        super().__init__(status, reason)
         self.reason = reason
         self.stage = "request"
         self.fault = "client"
+        if close:
+            self.close_connection()
+
+    def close_connection(self) -> None:
+        """Ask the server to close the connection after the answer."""
+        self.headers = {**(self.headers or {}), "Connection": "close"}
 
 
 class StreamAborted(ProxyError):

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
-from .exceptions import ProxyError
+from .core.guard import announces_body
+from .exceptions import ProxyError, RequestRefused
 
-__all__ = ["log_failure", "logged", "logger"]
+__all__ = ["log_failure", "logger", "reported"]
 
 logger = logging.getLogger("fastapi_proxy_router")
 
 
-@contextmanager
-def logged(connection: HTTPConnection) -> Iterator[None]:
-    """Log the failure that ends the block; it goes on."""
-    try:
-        yield
-    except ProxyError as error:
-        log_failure(connection, error)
-        raise
+class reported:  # noqa: N801 - reads as what it does, like the context managers of contextlib
+    """Log the failure that ends the block, which goes on as it is.
+
+    A refusal asks the server to close the connection if body bytes may be on it, which would
+    otherwise be read as the next request.
+    """
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, ProxyError):
+            return
+        log_failure(self._scope, error)
+        scope = self._scope
+        http1 = scope.get("http_version", "1.1").startswith("1")
+        if isinstance(error, RequestRefused) and http1 and announces_body(scope["headers"]):
+            error.close_connection()
 
 
-def log_failure(connection: HTTPConnection, error: ProxyError) -> None:
+def log_failure(scope: Scope, error: ProxyError) -> None:
     """Write one line that says what failed, where and why, without query, headers or body."""
     level = logging.DEBUG if error.fault == "client" else logging.WARNING
     origin = error.upstream.origin if error.upstream is not None else "-"
     logger.log(
         level,
         "%s %s to %s failed at %s, fault of %s: %s",
-        connection.scope.get("method", "WEBSOCKET"),
-        ascii(connection.scope["path"]),
+        scope.get("method", "WEBSOCKET"),
+        ascii(scope["path"]),
         origin,
         error.stage,
         error.fault,

@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import to_json
 
 from .core.changes import Changes, PathPattern, Rewrite
-from .core.headers import HOP_BY_HOP, Edits, Header, is_name, is_value
+from .core.headers import Edits, is_value
+from .core.names import HOP_BY_HOP, Header, is_name
 from .core.policy import Timeout, as_timeout
 from .core.target import quote_path
 

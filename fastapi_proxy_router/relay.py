@@ -23,14 +23,15 @@ from .core.handshake import (
     close_frame,
     handshake_headers,
 )
-from .core.headers import Edits, Header, edit, response_headers
+from .core.headers import Edits, edit, response_headers
+from .core.names import Header
 from .core.outbound import outbound
-from .core.policy import ForwardPolicy
+from .core.policy import DEFAULT_POLICY, ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
 from .dialer import CLOSE_TIMEOUT, dial, raw_headers
 from .exceptions import BadGateway
-from .log import logged
+from .log import reported
 from .overrides import OverrideOptions, RequestOverride
 
 __all__ = ["open_relay", "proxy_pass_websocket"]
@@ -72,8 +73,8 @@ async def open_relay(
     changes: Changes = NO_CHANGES,
 ) -> None:
     """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
-    policy = policy or upstream.policy or ForwardPolicy()
-    with logged(websocket):
+    policy = policy or upstream.policy or DEFAULT_POLICY
+    with reported(websocket.scope):
         out = outbound(
             websocket.scope,
             upstream,

@@ -2,16 +2,17 @@
 
 # No "from __future__ import annotations" here: FastAPI reads the annotations of the endpoints.
 
+import gc
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response, WebSocket
+from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute
-from starlette.types import Lifespan
+from starlette.routing import BaseRoute, Match
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from .core.changes import NO_CHANGES, Changes, PathPattern
 from .core.pool import UpstreamLike, UpstreamPool
@@ -19,9 +20,10 @@ from .core.target import Location, locate
 from .core.upstream import Upstream
 from .exceptions import ConfigurationError
 from .forwarder import send_request
-from .log import logged
+from .log import reported
 from .overrides import RequestOverride, RouteOverride
 from .relay import open_relay
+from .route import STRAIGHT, CatchAll, CatchAllRoute
 from .settings import ProxySettings
 from .transport import close_transports, open_transports
 
@@ -40,6 +42,7 @@ METHODS = tuple(
 )
 
 _REST = "upstream_path"
+_MATCHED = "fastapi_proxy_router.matched"
 
 
 class _RestConvertor(Convertor[str]):
@@ -132,6 +135,22 @@ class ProxyRouter(APIRouter):
             **{"prefix": settings.prefix, **options},
         )
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match, as FastAPI asks an included router, and keep a straight way for ``handle``."""
+        match, child_scope = super().matches(scope)
+        if match is Match.FULL and STRAIGHT in child_scope:
+            scope[_MATCHED] = child_scope
+        return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Go the straight way if there is one; FastAPI would match once more to find it."""
+        matched: Scope | None = scope.pop(_MATCHED, None)
+        if matched is None:
+            await super().handle(scope, receive, send)
+        else:
+            scope.update(matched)
+            await scope.pop(STRAIGHT)(scope, receive, send)
+
     def override(
         self, path: str, *, methods: Sequence[str] = ("GET",), **options: Any
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -160,7 +179,15 @@ class ProxyRouter(APIRouter):
                 if isinstance(change, Response):
                     return change
                 slashes = _slashes(pattern, request) - prefix.count("/")
-                return await self._forward(request, upstream, pool, slashes, _changes(hook, change))
+                with reported(request.scope):
+                    location = self._location(request.scope, slashes)
+                return await send_request(
+                    request,
+                    upstream,
+                    policy=pool.policy,
+                    location=location,
+                    changes=_changes(hook, change),
+                )
 
             names = {"name": hook.__name__, "description": inspect.getdoc(hook) or ""}
             self.add_api_route(path, endpoint, methods=list(methods), **{**names, **options})
@@ -175,49 +202,42 @@ class ProxyRouter(APIRouter):
         raise ConfigurationError([f"no pool serves {path!r}; prefixes are {list(self.pools)}"])
 
     def _add_catch_alls(self, prefix: str, pool: UpstreamPool, methods: list[str]) -> None:
-        async def forward(request: Request, upstream: Upstream = Depends(pool)) -> Response:
-            slashes = request.path_params[_REST].count("/")
-            changes = self._declared_changes(request, request.method, slashes + prefix.count("/"))
-            return await self._forward(request, upstream, pool, slashes, changes)
+        def plan(scope: Scope, method: str) -> tuple[Location, Changes]:
+            slashes = scope["path_params"][_REST].count("/")
+            with reported(scope):
+                changes = self._declared_changes(scope, method, slashes + prefix.count("/"))
+                return self._location(scope, slashes), changes
 
         async def relay(websocket: WebSocket, upstream: Upstream = Depends(pool)) -> None:
-            slashes = websocket.path_params[_REST].count("/")
-            changes = self._declared_changes(websocket, "GET", slashes + prefix.count("/"))
-            location = self._location(websocket, slashes)
+            location, changes = plan(websocket.scope, "GET")
             await open_relay(
                 websocket, upstream, policy=pool.policy, location=location, changes=changes
             )
 
         path = f"{prefix}{{{_REST}:proxy_rest}}"
         name = f"proxy {pool.name or prefix or '/'}"
-        self.add_api_route(path, forward, methods=methods, name=name, include_in_schema=False)
+        custom = self.route_class is not APIRoute
+        self.add_api_route(
+            path,
+            CatchAll(pool, plan).endpoint(),
+            methods=methods,
+            name=name,
+            include_in_schema=False,
+            route_class_override=None if custom else CatchAllRoute,
+        )
+        if isinstance(route := self.routes[-1], CatchAllRoute):
+            route.template = True
         self.add_api_websocket_route(path, relay, name=f"{name} websocket")
 
-    async def _forward(
-        self,
-        request: Request,
-        upstream: Upstream,
-        pool: UpstreamPool,
-        slashes: int,
-        changes: Changes,
-    ) -> Response:
-        return await send_request(
-            request,
-            upstream,
-            policy=pool.policy,
-            location=self._location(request, slashes),
-            changes=changes,
-        )
-
-    def _location(self, connection: HTTPConnection, slashes: int) -> Location:
-        location = _located(connection, slashes)
+    def _location(self, scope: Scope, slashes: int) -> Location:
+        location = locate(scope, slashes)
         if self._strip_prefix:
             return location
         return Location(location.root, b"", location.prefix + location.rest)
 
-    def _declared_changes(self, connection: HTTPConnection, method: str, slashes: int) -> Changes:
+    def _declared_changes(self, scope: Scope, method: str, slashes: int) -> Changes:
         if self._overrides:
-            path = _located(connection, slashes).rest
+            path = locate(scope, slashes).rest
             for override in self._overrides:
                 if (changes := override.changes_for(method, path)) is not None:
                     return changes
@@ -232,16 +252,29 @@ class ProxyRouter(APIRouter):
             open_transports(upstreams)
             try:
                 async with inner(app) as state:
-                    yield state
+                    with _frozen():
+                        yield state
             finally:
                 await close_transports(upstreams)
 
         return lifespan
 
 
-def _located(connection: HTTPConnection, slashes: int) -> Location:
-    with logged(connection):
-        return locate(connection.scope, slashes)
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Keep what is loaded out of the garbage collector's sight, unless somebody has done so.
+
+    It is there to stay, and looking through all of it in the middle of traffic holds every request
+    up for tens of milliseconds.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _slashes(pattern: PathPattern, request: Request) -> int:

@@ -56,6 +56,8 @@ class TimeoutSettings(_Section):
     connect: Seconds | None = 5.0
     response: Seconds | None = 60.0
     idle: Seconds | None = 300.0
+    pool: Seconds | None = 5.0
+    total: Seconds | None = None
 
 
 class UpstreamSettings(_Section):
@@ -111,7 +113,7 @@ class PoolSettings(_Section):
             forwarded=self.forwarded,
             via=self.via,
             trusted_proxies=settings.trusted_proxies,
-            timeout=Timeout(timeout.connect, timeout.response, timeout.idle),
+            timeout=Timeout(**timeout.model_dump()),
         )
 
 

@@ -38,7 +38,8 @@ class Served:
 
 
 def listening_socket() -> socket.socket:
-    listener = socket.socket()
+    # Spelled out, else asyncio does not turn off the delay of small packets.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
@@ -60,6 +61,20 @@ class _Uvicorn(uvicorn.Server):
     async def main_loop(self) -> None:
         await self.on_tick(0)
         await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # As uvicorn does it, without the tenth of a second that it always waits.
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        try:
+            await _until(lambda: not state.connections and not state.tasks, seconds=2)
+        except TimeoutError:
+            for task in state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
 
 @asynccontextmanager
@@ -147,8 +162,8 @@ async def _granian(app: Any, **_options: Any) -> AsyncIterator[Served]:
         await task
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+async def _until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -217,16 +232,24 @@ async def read_request(reader: asyncio.StreamReader) -> RawRequest:
     if lengths := request.values(b"content-length"):
         request.body = await reader.readexactly(int(lengths[0]))
     elif request.values(b"transfer-encoding"):
-        while not request.body.endswith(b"0\r\n\r\n"):
+        size = 1
+        while size:
+            line = await reader.readuntil(b"\r\n")
+            size = int(line, 16)
+            request.body += line + await reader.readexactly(size + 2 if size else 0)
+        while not request.body.endswith(b"\r\n\r\n"):
             request.body += await reader.readuntil(b"\r\n")
     return request
 
 
 @asynccontextmanager
-async def raw_upstream(answer: bytes | Script = OK) -> AsyncIterator[RawUpstream]:
+async def raw_upstream(
+    answer: bytes | Script = OK, *, listener: socket.socket | None = None, **options: Any
+) -> AsyncIterator[RawUpstream]:
     """Listen, record requests, and answer each with *answer*: bytes, or a script for the rest.
 
-    A script is called after the request's head has been read and recorded.
+    A script is called after the request's head has been read and recorded. A *listener* of one's
+    own may be of another family; options are asyncio's for a server (``ssl``).
     """
     upstream = RawUpstream(0)
     tasks: set[asyncio.Task[Any]] = set()
@@ -251,9 +274,11 @@ async def raw_upstream(answer: bytes | Script = OK) -> AsyncIterator[RawUpstream
         writer.close()
         upstream.closed.set()
 
-    listener = listening_socket()
-    upstream.port = listener.getsockname()[1]
-    server = await asyncio.start_server(connected, sock=listener)
+    listener = listener or listening_socket()
+    if listener.family != socket.AF_UNIX:
+        upstream.host, upstream.port = listener.getsockname()[:2]
+    start = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
+    server = await start(connected, sock=listener, **options)
     try:
         yield upstream
     finally:

@@ -24,8 +24,10 @@ FLOORS = {
     "client": 2,
     "transport": 2,
     "dialer": 2,
+    "exchange": 3,
     "forwarder": 3,
     "relay": 3,
+    "route": 4,
     "router": 4,
     "__init__": 5,
 }
@@ -33,7 +35,7 @@ FLOORS = {
 KNOWN = {
     0: {"starlette"},
     1: {"starlette", "pydantic", "pydantic_core", "pydantic_settings"},
-    2: {"starlette", "httpx", "websockets"},
+    2: {"starlette", "httptools", "httpx", "websockets"},
     3: {"starlette", "websockets"},
     4: {"starlette", "fastapi"},
     5: set(),

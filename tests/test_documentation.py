@@ -259,6 +259,10 @@ REFUSED = {
         raw(f"GET /{'x' * 17000} HTTP/1.1", "Host: a"),
         raw(f"GET /?{'x' * 17000} HTTP/1.1", "Host: a"),
     ],
+    "more than 128 headers, or 64 KiB of them": [
+        raw("GET / HTTP/1.1", "Host: a", *["X: y"] * 128),
+        raw("GET / HTTP/1.1", "Host: a", f"X: {'y' * 65536}"),
+    ],
 }
 
 

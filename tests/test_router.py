@@ -752,7 +752,8 @@ async def test_a_body_that_was_sent_is_not_sent_again_in_part():
 
 async def test_a_response_that_is_not_sent_is_closed():
     """An endpoint may look at the upstream's answer and give another one."""
-    async with raw_upstream() as upstream:
+    unfinished = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
+    async with raw_upstream(unfinished) as upstream:
         pool, app = UpstreamPool(upstream.url), FastAPI()
 
         @app.get("/")

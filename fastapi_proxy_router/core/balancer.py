@@ -29,6 +29,8 @@ class RoundRobin:
 
     def __call__(self, upstreams: Sequence[Upstream], connection: HTTPConnection) -> Upstream:
         """Return the next upstream in turn; *connection* is not looked at."""
+        if len(upstreams) == 1:
+            return upstreams[0]
         credit = self._credit
         for upstream in upstreams:
             credit[upstream] = credit.get(upstream, 0) + upstream.weight

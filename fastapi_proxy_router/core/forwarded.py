@@ -21,6 +21,7 @@ Rules (Caddy's and YARP's, which agree on the safe half):
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -31,7 +32,8 @@ from ipaddress import (
 )
 from typing import Any, NamedTuple
 
-from .headers import Header, field_values, spelled
+from .headers import field_values
+from .names import Header, grants_trust, spelled
 
 __all__ = ["Peer", "TrustedProxies", "forwarding_headers", "via_headers"]
 
@@ -75,27 +77,25 @@ class Peer(NamedTuple):
 
     Attributes:
         address: Its IP address, or ``None`` where there is none.
+        text: The same, written down.
         unix: Whether the server gave it no address at all, as for a unix socket.
         secure: Whether it used TLS.
         host: The ``Host`` it asked for.
     """
 
     address: Address | None
+    text: bytes
     unix: bool
     secure: bool
     host: bytes
 
     @classmethod
-    def of(cls, scope: Any) -> Peer:
-        """Read the peer from an ASGI scope."""
+    def of(cls, scope: Any, headers: Sequence[Header]) -> Peer:
+        """Read the peer from an ASGI scope and its headers, which are in lower case."""
         name = (scope.get("client") or ("",))[0]
-        hosts = field_values(scope["headers"], b"host")
-        return cls(
-            _address(name),
-            not name,
-            scope.get("scheme") in _SECURE,
-            hosts[0] if hosts else b"",
-        )
+        hosts = [value for key, value in headers if key == b"host"]
+        secure = scope.get("scheme") in _SECURE
+        return cls(*_address(name), not name, secure, hosts[0] if hosts else b"")
 
     @property
     def proto(self) -> bytes:
@@ -109,17 +109,14 @@ class Peer(NamedTuple):
         return port if port.isdigit() and port != self.host else (b"443" if self.secure else b"80")
 
 
-def _address(text: str) -> Address | None:
+@lru_cache(maxsize=1024)
+def _address(text: str) -> tuple[Address | None, bytes]:
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def _grants_trust(name: bytes) -> bool:
-    key = spelled(name)
-    return key.startswith(b"x-forwarded-") or key in (_FORWARDED, b"x-real-ip")
+        return None, b""
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address, str(address).encode()
 
 
 def forwarding_headers(
@@ -129,6 +126,7 @@ def forwarding_headers(
     trusted: TrustedProxies,
     prefix: bytes,
     forwarded: bool,
+    claims: bool = True,
 ) -> list[Header]:
     """Return *headers* with the forwarding headers that are true of *peer*.
 
@@ -139,13 +137,16 @@ def forwarding_headers(
         trusted: Whose words are kept.
         prefix: The path that was stripped, raw; announced in ``X-Forwarded-Prefix``.
         forwarded: Send RFC 7239 ``Forwarded`` too.
+        claims: There may be such headers among them.
     """
     if trusted.trusts(peer):
         return _extended(headers, peer, prefix=prefix, forwarded=forwarded)
-    kept = [pair for pair in headers if not _grants_trust(pair[0])]
+    kept = list(headers)
+    if claims:
+        kept = [pair for pair in headers if not grants_trust(pair[0])]
     if peer.address is not None:
         kept += [
-            (_FOR, str(peer.address).encode()),
+            (_FOR, peer.text),
             (_PROTO, peer.proto),
             (_HOST, peer.host),
             (_PORT, peer.port),
@@ -162,21 +163,25 @@ def _extended(
 ) -> list[Header]:
     ours = {_PREFIX: b"".join([*field_values(headers, _PREFIX)[-1:], prefix])}
     if peer.address is not None:
-        address = str(peer.address).encode()
-        ours[_FOR] = b", ".join([*field_values(headers, _FOR), address])
+        ours[_FOR] = b", ".join([*field_values(headers, _FOR), peer.text])
         for name, value in ((_PROTO, peer.proto), (_HOST, peer.host), (_PORT, peer.port)):
             ours[name] = [value, *field_values(headers, name)][-1]
         if forwarded:
             ours[_FORWARDED] = b", ".join([*field_values(headers, _FORWARDED), _element(peer)])
-    kept = [pair for pair in headers if spelled(pair[0]) not in ours]
+    kept = [
+        (name, value)
+        for name, value in headers
+        # A trusted peer has no need of a second spelling; what crosses with one, it did not write.
+        if spelled(name) not in ours and not (b"_" in name and grants_trust(name))
+    ]
     return kept + [(name, value) for name, value in ours.items() if value]
 
 
 def _element(peer: Peer) -> bytes:
     """Return one element of ``Forwarded`` (RFC 7239, 4)."""
-    node = f'"[{peer.address}]"' if isinstance(peer.address, IPv6Address) else str(peer.address)
+    node = b'"[%b]"' % peer.text if isinstance(peer.address, IPv6Address) else peer.text
     host = peer.host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    return b'for=%s;host="%s";proto=%s' % (node.encode(), host, peer.proto)
+    return b'for=%s;host="%s";proto=%s' % (node, host, peer.proto)
 
 
 def via_headers(headers: list[Header], via: bytes, http_version: str) -> list[Header]:

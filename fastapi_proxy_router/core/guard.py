@@ -12,7 +12,11 @@ Servers differ in what they let through to ASGI, so the framing is judged here o
 * ``Connection`` may not name ``Host`` or ``Content-Length``: without them it is another message.
 * ``CONNECT`` asks for a tunnel and ``TRACE`` for an echo of credentials; neither is forwarded.
 
-A refusal asks the server to close the connection when a body may follow on it.
+* A name with an underscore that a lenient upstream reads as a header of ours is dropped elsewhere
+  (``headers``); the number and the size of the headers are limited here (RFC 6585, 5).
+
+Whole requests are judged by a few operations on all names and all values at once, because this runs
+for every request.
 """
 
 from __future__ import annotations
@@ -21,20 +25,41 @@ import re
 from collections.abc import Sequence
 
 from ..exceptions import BadGateway, RequestRefused
-from .headers import Header, content_length, field_values, is_name, is_value, tokens
+from .headers import content_length, field_values, tokens
+from .names import Header, Shape, shape_of
 from .upstream import Upstream
 
-__all__ = ["announces_body", "check_request", "check_response", "is_bodyless", "is_refusal"]
+__all__ = [
+    "announces_body",
+    "check_request",
+    "check_response",
+    "is_bodyless",
+    "is_refusal",
+    "response_mistake",
+]
+
+#: The most header lines of a request, and the most bytes in them (Apache's and Envoy's limits are
+#: of this order). What an ASGI server takes is up to the server; more is not forwarded.
+MAX_HEADERS = 128
+MAX_HEADER_BYTES = 64 * 1024
 
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 _ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_LENGTH = 2**63 - 1
-_HOST = re.compile(rb"([0-9A-Za-z._~%-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+# granian calls HTTP/1.0 "1".
+_VERSIONS = frozenset({"1", "1.0", "1.1", "2", "3"})
+_RESPONSE_VERSIONS = frozenset({"1.0", "1.1"})
+_CONTROL = bytes([*range(9), *range(10, 32), 127])
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_KEPT = frozenset({b"host", b"content-length"})
+_PORT = rb"[0-5]?[0-9]{0,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_HOST = re.compile(rb"([0-9A-Za-z._~%-]*|\[[0-9A-Fa-f:.]+\])(:(" + _PORT + rb"))?")
 
 
 def announces_body(headers: Sequence[Header]) -> bool:
-    """Tell whether the headers of an HTTP/1 request say that a body follows (RFC 9112, 6)."""
-    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    """Tell whether a request's headers say that a body follows (RFC 9112, 6)."""
+    fields = dict(headers)
+    return b"content-length" in fields or b"transfer-encoding" in fields
 
 
 def is_refusal(status: int) -> bool:
@@ -54,31 +79,49 @@ def check_request(method: str, http_version: str, headers: Sequence[Header]) -> 
         RequestRefused: 405 for a method that is not forwarded, else 400.
     """
     if method.upper() in _REFUSED_METHODS:
-        refusal = RequestRefused("Method Not Allowed", status=405, close=http_version == "1.1")
-        refusal.headers = {**(refusal.headers or {}), "Allow": _ALLOWED}
+        refusal = RequestRefused("Method Not Allowed", status=405)
+        refusal.headers = {"Allow": _ALLOWED}
         raise refusal
-    if (mistake := _mistake(http_version, headers)) is not None:
-        close = http_version in ("1.0", "1.1") and announces_body(headers)
-        raise RequestRefused(mistake, close=close)
+    shape = shape_of(headers)
+    values = b"".join([value for _, value in headers])
+    mistake, status = None, 400
+    if len(headers) > MAX_HEADERS or shape.size + len(values) > MAX_HEADER_BYTES:
+        mistake, status = "The headers are too large", 431
+    elif http_version not in _VERSIONS:
+        mistake = "The request has an unknown version of HTTP"
+    elif not shape.legal or not _is_clean(values):
+        mistake = "The request has an illegal header"
+    else:
+        mistake = (
+            _host_mistake(http_version, headers)
+            or _connection_mistake(headers, shape)
+            or _framing_mistake(http_version, headers, shape)
+        )
+    if mistake is not None:
+        raise RequestRefused(mistake, status=status)
 
 
-def _mistake(http_version: str, headers: Sequence[Header]) -> str | None:
-    if not _legal(headers):
-        return "The request has an illegal header"
-    hosts = field_values(headers, b"host")
+def _host_mistake(http_version: str, headers: Sequence[Header]) -> str | None:
+    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (http_version == "1.1" and not hosts):
         return "The request needs exactly one Host"
     if hosts and not _HOST.fullmatch(hosts[0]):
         return "The request has an invalid Host"
-    if not {b"host", b"content-length"}.isdisjoint(tokens(headers, b"connection")):
-        return "Connection names a header that cannot be dropped"
-    return _framing_mistake(http_version, headers)
+    return None
 
 
-def _framing_mistake(http_version: str, headers: Sequence[Header]) -> str | None:
+def _connection_mistake(headers: Sequence[Header], shape: Shape) -> str | None:
+    if b"connection" not in shape.names or _KEPT.isdisjoint(tokens(headers, b"connection")):
+        return None
+    return "Connection names a header that cannot be dropped"
+
+
+def _framing_mistake(http_version: str, headers: Sequence[Header], shape: Shape) -> str | None:
+    if _FRAMING.isdisjoint(shape.names):
+        return None
     codings = field_values(headers, b"transfer-encoding")
     lengths = field_values(headers, b"content-length")
-    if codings and (lengths or http_version == "1.0"):
+    if codings and (lengths or http_version in ("1", "1.0")):
         return "The request has an ambiguous length"
     if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
         return "The request has an unknown Transfer-Encoding"
@@ -89,8 +132,36 @@ def _framing_mistake(http_version: str, headers: Sequence[Header]) -> str | None
     return None
 
 
-def _legal(headers: Sequence[Header]) -> bool:
-    return all(is_name(name) and is_value(value) for name, value in headers)
+def _is_clean(values: bytes) -> bool:
+    """Tell whether there is no control byte in *values* but the tab."""
+    return len(values.translate(None, _CONTROL)) == len(values)
+
+
+def response_mistake(
+    status: int, headers: Sequence[Header], http_version: str = "1.1"
+) -> str | None:
+    """Return what makes a response one that a server could not send or a client could misread.
+
+    Args:
+        status: Its status; interim ones (1xx) are none that answer a request.
+        headers: Its headers, as they came.
+        http_version: Its version of HTTP/1.
+    """
+    if not 200 <= status <= 599:
+        return f"it sent status {status}"
+    if http_version not in _RESPONSE_VERSIONS:
+        return f"it answered with HTTP/{http_version}"
+    shape = shape_of(headers)
+    if not shape.legal or not _is_clean(b"".join([value for _, value in headers])):
+        return "it sent an illegal header"
+    lengths = field_values(headers, b"content-length") if b"content-length" in shape.names else []
+    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
+        return "it sent an ambiguous length"
+    if b"transfer-encoding" in shape.names:
+        codings = [value.strip().lower() for value in field_values(headers, b"transfer-encoding")]
+        if codings != [b"chunked"] or lengths or http_version == "1.0":
+            return "it sent an ambiguous or unknown Transfer-Encoding"
+    return None
 
 
 def check_response(upstream: Upstream, status: int, headers: Sequence[Header]) -> None:
@@ -99,12 +170,5 @@ def check_response(upstream: Upstream, status: int, headers: Sequence[Header]) -
     Raises:
         BadGateway: It has an illegal status, header or length.
     """
-    mistake = None
-    if not 200 <= status <= 599:
-        mistake = f"status {status}"
-    elif not _legal(headers):
-        mistake = "an illegal header"
-    elif content_length(headers) is None and field_values(headers, b"content-length"):
-        mistake = "an invalid Content-Length"
-    if mistake is not None:
-        raise BadGateway(f"the upstream sent {mistake}", upstream=upstream, stage="head")
+    if (mistake := response_mistake(status, headers)) is not None:
+        raise BadGateway(mistake, upstream=upstream, stage="head")

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .headers import Header, end_to_end
+from .headers import end_to_end
+from .names import Header
 
 __all__ = [
     "ABNORMAL",

@@ -17,11 +17,14 @@ Facts:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
+from .names import Header, Shape, shape_of, spelled
+
 __all__ = [
-    "HOP_BY_HOP",
     "NO_EDITS",
     "Edits",
     "Header",
@@ -30,47 +33,21 @@ __all__ = [
     "end_to_end",
     "field_values",
     "is_chunked",
-    "is_name",
     "is_value",
+    "lowered",
     "request_headers",
     "response_headers",
-    "spelled",
     "tokens",
 ]
 
-Header = tuple[bytes, bytes]
-
-#: Headers that end at this hop, whether ``Connection`` names them or not. The first nine are
-#: RFC 9110's and RFC 2616's; the rest describe this connection or this server and not the next
-#: one (the list is YARP's).
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"alpn",
-        b"alt-svc",
-        b"close",
-        b"http2-settings",
-        b"proxy-authentication-info",
-        b"proxy-features",
-        b"proxy-instruction",
-        b"security-scheme",
-        b"upgrade-insecure-requests",
-    }
-)
-
-
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
-#: A ``Content_Length`` beside ours is a second length to an upstream that cannot tell them apart.
-_IMITATED = HOP_BY_HOP | {b"content-length", b"host"}
+
+
+def lowered(headers: Sequence[Header]) -> Sequence[Header]:
+    """Return *headers* with their names in lower case, as ASGI has them; mostly they are."""
+    if b"".join([name for name, _ in headers]).islower():
+        return headers
+    return [(name.lower(), value) for name, value in headers]
 
 
 def field_values(headers: Iterable[Header], name: bytes) -> list[bytes]:
@@ -78,12 +55,19 @@ def field_values(headers: Iterable[Header], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
 
 
-def tokens(headers: Iterable[Header], name: bytes) -> Iterator[bytes]:
-    """Yield the comma-separated tokens of all lines of *name*, trimmed and in lower case."""
-    for value in field_values(headers, name):
-        for token in value.split(b","):
-            if stripped := token.strip().lower():
-                yield stripped
+def tokens(headers: Iterable[Header], name: bytes) -> frozenset[bytes]:
+    """Return the comma-separated tokens of all lines of *name*, trimmed and in lower case."""
+    value = b",".join(field_values(headers, name))
+    return _remembered(value) if len(value) <= _REMEMBERED else _split(value)
+
+
+def _split(value: bytes) -> frozenset[bytes]:
+    return frozenset(token for part in value.lower().split(b",") if (token := part.strip()))
+
+
+#: There are few values of ``Connection``; long ones are not kept, to be safe from the others.
+_REMEMBERED = 64
+_remembered = lru_cache(maxsize=256)(_split)
 
 
 def content_length(headers: Iterable[Header]) -> int | None:
@@ -98,16 +82,21 @@ def is_chunked(headers: Iterable[Header]) -> bool:
 
 
 def end_to_end(headers: Sequence[Header]) -> list[Header]:
-    """Return *headers* without those that end at this hop (RFC 9110, 7.6.1)."""
-    nominated = set(tokens(headers, b"connection"))
-    return [
-        (name, value)
-        for name, value in headers
-        if (key := name.lower()) not in nominated
-        and key not in HOP_BY_HOP
-        and not (b"_" in key and spelled(key) in _IMITATED)
-        and not key.startswith(b":")
-    ]
+    """Return *headers* without those that end at this hop (RFC 9110, 7.6.1).
+
+    Names are in lower case, as ASGI has them: middleware compares them.
+    """
+    shape = shape_of(headers)
+    return [(name.lower(), value) for name, value in _crossing(headers, shape, shape.crossing)]
+
+
+def _crossing(headers: Sequence[Header], shape: Shape, mask: tuple[bool, ...]) -> list[Header]:
+    kept = list(compress(headers, mask))
+    if b"connection" in shape.names:
+        nominated = tokens(headers, b"connection")
+        if not nominated.isdisjoint(shape.names):
+            kept = [pair for pair in kept if pair[0].lower() not in nominated]
+    return kept
 
 
 def request_headers(headers: Sequence[Header]) -> list[Header]:
@@ -115,23 +104,23 @@ def request_headers(headers: Sequence[Header]) -> list[Header]:
 
     ``Transfer-Encoding: chunked`` is kept, because the body is forwarded in the framing it had.
     """
-    kept: list[Header] = []
-    cookie: int | None = None
-    for name, value in end_to_end(headers):
-        key = name.lower()
-        if key in (b"host", b"expect", b"proxy"):
-            continue
-        if key == b"cookie":
-            if cookie is not None:
-                kept[cookie] = (name, kept[cookie][1] + b"; " + value)
-                continue
-            cookie = len(kept)
-        kept.append((name, value))
-    if b"trailers" in tokens(headers, b"te"):
+    shape = shape_of(headers)
+    kept = _crossing(headers, shape, shape.to_upstream)
+    if shape.repeats and len(field_values(kept, b"cookie")) > 1:
+        kept = _with_one_cookie(kept)
+    if b"te" in shape.names and b"trailers" in tokens(headers, b"te"):
         kept.append((b"te", b"trailers"))
-    if is_chunked(headers):
+    if b"transfer-encoding" in shape.names and is_chunked(headers):
         kept.append((b"transfer-encoding", b"chunked"))
     return kept
+
+
+def _with_one_cookie(headers: list[Header]) -> list[Header]:
+    """Join the lines of ``Cookie`` in the place of the first."""
+    cookie = (b"cookie", b"; ".join(field_values(headers, b"cookie")))
+    first = next(index for index, (name, _) in enumerate(headers) if name == b"cookie")
+    rest = [pair for pair in headers[first:] if pair[0] != b"cookie"]
+    return [*headers[:first], cookie, *rest]
 
 
 def response_headers(
@@ -140,13 +129,14 @@ def response_headers(
     """Return an upstream's headers as they may cross to the client.
 
     ``Date`` and ``Server`` are dropped unless *keep_server_headers*, because ASGI servers add their
-    own and a response may carry only one of each. ``Content-Length`` gives way to
-    ``Transfer-Encoding`` when a response has both (RFC 9112, 6.3), and is no use on 204 and 205.
+    own and a response may carry only one of each. ``Content-Length`` is no use on 204 and 205.
     """
-    dropped = set() if keep_server_headers else {b"date", b"server"}
-    if is_chunked(headers) or status in (204, 205):
-        dropped.add(b"content-length")
-    return [pair for pair in end_to_end(headers) if pair[0].lower() not in dropped]
+    shape = shape_of(headers)
+    kept = _crossing(headers, shape, shape.crossing if keep_server_headers else shape.to_client)
+    crossing = [(name.lower(), value) for name, value in kept]
+    if status in (204, 205):
+        crossing = [pair for pair in crossing if pair[0] != b"content-length"]
+    return crossing
 
 
 class Edits(NamedTuple):
@@ -171,16 +161,6 @@ def edit(headers: list[Header], edits: Edits) -> list[Header]:
     gone = {spelled(name) for name in edits.remove}
     gone.update(spelled(name) for name, _ in edits.set)
     return [*(pair for pair in headers if spelled(pair[0]) not in gone), *edits.set, *edits.add]
-
-
-def spelled(name: bytes) -> bytes:
-    """Return a name as a lenient upstream may read it: many cannot tell ``_`` from ``-``."""
-    return name.lower().replace(b"_", b"-")
-
-
-def is_name(name: bytes) -> bool:
-    """Tell whether *name* is a token (RFC 9110, 5.1)."""
-    return _NAME.fullmatch(name) is not None
 
 
 def is_value(value: bytes) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from .changes import Changes
 from .forwarded import Peer, forwarding_headers, via_headers
 from .guard import check_request
-from .headers import Header, edit
+from .headers import edit, lowered
+from .names import Header, shape_of
 from .policy import ForwardPolicy
 from .target import Location, check_path, check_query, join, locate
 from .upstream import Upstream
@@ -53,19 +54,21 @@ def outbound(
     """
     method = scope.get("method", "GET")
     http_version = scope.get("http_version", "1.1")
-    check_request(method, http_version, scope["headers"])
+    received = lowered(scope["headers"])
+    check_request(method, http_version, received)
     location = location or locate(scope)
     path = location.rest if changes.path is None else changes.path
     query = scope["query_string"] if changes.query is None else changes.query
     check_path(path)
     check_query(query)
-    peer = Peer.of(scope)
+    peer = Peer.of(scope, received)
     headers = forwarding_headers(
-        crossing(scope["headers"]),
+        crossing(received),
         peer,
         trusted=policy.trusted_proxies,
         prefix=location.root + location.prefix,
         forwarded=policy.forwarded,
+        claims=shape_of(received).grants_trust,
     )
     headers = edit(via_headers(headers, policy.via, http_version), changes.request)
     host = changes.host or (peer.host if policy.preserve_host else b"")

@@ -5,14 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from ..exceptions import ConfigurationError
 from .forwarded import TrustedProxies
 
 _VIA = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z:]*")
 
-__all__ = ["ForwardPolicy", "PolicyOptions", "Timeout", "as_timeout", "policy_from"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "Deadlines",
+    "ForwardPolicy",
+    "PolicyOptions",
+    "Timeout",
+    "as_timeout",
+    "policy_from",
+]
+
+
+class Deadlines(NamedTuple):
+    """How long a transport waits in one exchange, in seconds; ``None`` is no limit.
+
+    Attributes:
+        connect: Until a connection stands.
+        pool: For a turn, where connections are limited.
+        response: From the end of the request until the whole head of the response is here.
+        read: For the next chunk of the response's body.
+        write: Until the upstream takes a chunk of the request's body.
+    """
+
+    connect: float | None = None
+    pool: float | None = None
+    response: float | None = None
+    read: float | None = None
+    write: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +52,36 @@ class Timeout:
         idle: Until the upstream sends the next chunk of its body, or the client the next one of
             its own, or the upstream takes that one (Envoy's stream idle default). A client may be
             as slow in reading as its server allows.
+        pool: For a connection, where the transport limits how many there are (httpx's default).
+        total: From the beginning to the end of the exchange, the response's body included.
+            Not for WebSockets.
+        waits: The same as a transport wants them.
     """
 
     connect: float | None = 5.0
     response: float | None = 60.0
     idle: float | None = 300.0
+    pool: float | None = 5.0
+    total: float | None = None
+    waits: Deadlines = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         mistakes = [
             f"timeout {name.name} must be a number of seconds above 0 or None, not {value!r}"
             for name in fields(self)
-            if (value := getattr(self, name.name)) is not None
+            if name.init
+            and (value := getattr(self, name.name)) is not None
             and not (isinstance(value, int | float) and value > 0)
         ]
         if mistakes:
             raise ConfigurationError(mistakes)
+        waits = Deadlines(self.connect, self.pool, self.response, self.idle, self.idle)
+        object.__setattr__(self, "waits", waits)
 
 
 def as_timeout(value: float | Timeout) -> Timeout:
-    """Return *value* as a ``Timeout``; a number holds for all three deadlines."""
-    return value if isinstance(value, Timeout) else Timeout(value, value, value)
+    """Return *value* as a ``Timeout``; a number holds for every wait, but not for the total."""
+    return value if isinstance(value, Timeout) else Timeout(value, value, value, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +95,10 @@ class ForwardPolicy:
     keep_server_headers: bool = False
     timeout: Timeout = field(default_factory=Timeout)
     max_message_size: int | None = 16 * 1024 * 1024
+
+
+#: For an upstream that is in no pool.
+DEFAULT_POLICY = ForwardPolicy()
 
 
 class PolicyOptions(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import Unpack
 from starlette.requests import HTTPConnection
 
 from ..exceptions import ConfigurationError, NoUpstreamAvailable
-from ..log import logged
+from ..log import reported
 from .balancer import Balancer, RoundRobin
 from .policy import PolicyOptions, policy_from
 from .upstream import Upstream
@@ -86,10 +86,14 @@ class UpstreamPool:
             raise NoUpstreamAvailable(f"{self!r} has no available upstream", stage="pick")
         return self.balancer(available, connection)
 
+    def choose(self, connection: HTTPConnection) -> Upstream:
+        """Pick, and log it if there is nothing to pick from; raises what ``pick`` raises."""
+        with reported(connection.scope):
+            return self.pick(connection)
+
     async def __call__(self, connection: HTTPConnection) -> Upstream:
         """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread."""
-        with logged(connection):
-            return self.pick(connection)
+        return self.choose(connection)
 
     def __repr__(self) -> str:
         in_flight = sum(upstream.in_flight for upstream in self.upstreams)

@@ -172,6 +172,8 @@ def join(base: bytes, rest: bytes, base_query: bytes, query: bytes) -> bytes:
 
 def quote_path(path: str) -> bytes:
     """Percent-encode a decoded path. ``%``, ``?`` and ``#`` are text here, so they are encoded."""
+    if not path:
+        return b""
     return quote(path, safe="/:@!$&'()*+,;=~").encode()
 
 

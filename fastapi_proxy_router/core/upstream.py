@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from ..exceptions import ConfigurationError
 from .policy import ForwardPolicy
 
-__all__ = ["Upstream"]
+__all__ = ["Origin", "Upstream"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
 _TARGET = re.compile(r"[!-~]*")
 _SPACE = re.compile(r"\s")
 _HOST = re.compile(rb"[0-9A-Za-z._~-]+|[0-9A-Fa-f:.]+")
+
+
+class Origin(NamedTuple):
+    """Where connections go, all of which one pool may hold."""
+
+    scheme: str
+    host: str
+    port: int
 
 
 class Upstream:
@@ -30,6 +38,8 @@ class Upstream:
             to the upstream from now on and is closed with it. Default: one of ours.
 
     Attributes:
+        address: Where it is connected to.
+        authority: The value of its own ``Host`` header.
         policy: How its pool forwards; ``None`` until a pool takes it in.
         in_flight: Exchanges that are running now.
 
@@ -47,22 +57,16 @@ class Upstream:
             raise ConfigurationError(mistakes)
         self.url = url
         self.weight = weight
-        self.scheme = _WEBSOCKET_SCHEMES.get(parts.scheme, parts.scheme)
+        self.scheme: str = _WEBSOCKET_SCHEMES.get(parts.scheme, parts.scheme)
         self.host = (parts.hostname or "").encode("idna").decode()
         self.port = parts.port or _DEFAULT_PORTS[self.scheme]
+        self.address = Origin(self.scheme, self.host, self.port)
+        self.authority = _authority(self.scheme, self.host, self.port)
         self.base_path = parts.path.encode()
         self.base_query = parts.query.encode()
         self.transport = transport
         self.policy: ForwardPolicy | None = None
         self.in_flight = 0
-
-    @property
-    def authority(self) -> bytes:
-        """The value of its own ``Host`` header: the port only if it is not the scheme's default."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        if self.port == _DEFAULT_PORTS[self.scheme]:
-            return host.encode()
-        return f"{host}:{self.port}".encode()
 
     @property
     def origin(self) -> str:
@@ -71,6 +75,12 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.url!r} weight {self.weight}, {self.in_flight} in flight>"
+
+
+def _authority(scheme: str, host: str, port: int) -> bytes:
+    """Return the value of ``Host``: with the port only if it is not the scheme's default."""
+    host = f"[{host}]" if ":" in host else host
+    return host.encode() if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}".encode()
 
 
 def _shown(url: str) -> str:

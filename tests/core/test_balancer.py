@@ -93,7 +93,7 @@ def test_every_mistake_of_a_pool_is_reported():
             **options,
         )
 
-    assert len(raised.value.mistakes) == 8
+    assert len(raised.value.mistakes) == 9
 
 
 @pytest.mark.parametrize("value", [0, -1, "5", float("nan")])

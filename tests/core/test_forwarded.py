@@ -32,7 +32,7 @@ def scope(client="10.0.0.9", scheme="http", host=b"public.test:8080"):
 def sent(scope, headers=(), trusted=(), prefix=b"", *, forwarded=False):
     return forwarding_headers(
         headers,
-        Peer.of(scope),
+        Peer.of(scope, scope["headers"]),
         trusted=TrustedProxies(trusted),
         prefix=prefix,
         forwarded=forwarded,

@@ -20,9 +20,9 @@ PER_HOP = [
 
 def test_the_handshakes_own_headers_belong_to_one_hop():
     """The rest crosses, up and down."""
-    assert handshake_headers([*PER_HOP, (b"host", b"x"), (b"Origin", b"y")]) == [(b"Origin", b"y")]
+    assert handshake_headers([*PER_HOP, (b"host", b"x"), (b"Origin", b"y")]) == [(b"origin", b"y")]
     assert accept_headers([*PER_HOP, (b"Date", b"x"), (b"Set-Cookie", b"y")]) == [
-        (b"Set-Cookie", b"y")
+        (b"set-cookie", b"y")
     ]
 
 
