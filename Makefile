@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
+# Most tests wait for a socket most of the time.
+JOBS ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-lowest lint format types docs check bench-transfer clean
+.PHONY: help demo test test-lowest lint format types docs check bench bench-soak clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -24,11 +26,11 @@ demo: $(VENV)/.demo  ## Run a gateway over two upstreams on 127.0.0.1:$(PORT)
 	@exec env PORT=$(PORT) $(BIN)/python -m examples.demo
 
 test: $(VENV)/.tests  ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-lowest:  ## Run the tests on the lowest versions that pyproject.toml allows
 	@$(MAKE) --no-print-directory .venv-lowest/.lowest VENV=.venv-lowest
-	@.venv-lowest/bin/python -m pytest $(ARGS)
+	@.venv-lowest/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 .venv-lowest/.lowest: .venv-lowest/.tests .ci/lowest.py
 	@.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/lowest.txt
@@ -51,8 +53,11 @@ docs: $(VENV)/.docs  ## Build the documentation into site/
 
 check: lint types docs test  ## Everything that CI runs, on one Python
 
-bench-transfer: $(VENV)/.demo  ## Measure memory while moving large bodies (MIB=1024)
-	@$(BIN)/python -m benchmarks.transfer
+bench: $(VENV)/.bench  ## Measure against other proxies (QUICK=1, ROWS=, CONTENDERS=)
+	@$(BIN)/python -m benchmarks
+
+bench-soak: $(VENV)/.bench  ## Watch memory and errors over a million requests (REQUESTS=)
+	@$(BIN)/python -m benchmarks.soak
 
 clean:  ## Remove what the targets made
-	@rm -rf .venv* site .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv* site .mypy_cache .pytest_cache .ruff_cache benchmarks/results.md benchmarks/results*.json

@@ -1,0 +1,216 @@
+"""Measure this library and others in one run.
+
+    make bench                               all of it, in about five minutes
+    make bench QUICK=1                       a first look, in about one
+    make bench ROWS="get-32 download"        some of the work
+    make bench CONTENDERS="nginx, direct"    some of those it is measured against
+
+docs/performance.md says what each row measures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from . import nginx, report
+from .contenders import (
+    CONTENDERS,
+    DIRECT,
+    HELLO,
+    NGINX,
+    NGINX_LARGE,
+    PROXIES,
+    THIS,
+    VARIANTS,
+    Contender,
+    check,
+    wanted,
+)
+from .load import LOADS, Load, alternate
+from .processes import MIB, BenchmarkError, Launcher, Process, program
+from .results import Results, noise, verdicts
+from .streams import TRANSFERS, first_event, first_events, transfer
+
+BEGAN = time.monotonic()
+HERE = Path(__file__).parent
+EVENTS = "events"
+ROWS = (*LOADS, *TRANSFERS, EVENTS)
+#: Who takes part in which row; in all others it is the proxies and hello world.
+PARTS: dict[str, Sequence[str]] = {
+    "get-32": (*PROXIES, HELLO, DIRECT, *VARIANTS),
+    "post-10k": PROXIES,
+    "body-100k": (*PROXIES, NGINX_LARGE, DIRECT),
+    **dict.fromkeys((*TRANSFERS, EVENTS), (*PROXIES, DIRECT)),
+}
+#: What a quick run leaves out: rows without a target, and others where we are compared with none.
+QUICK_ROWS = tuple(row for row in ROWS if row not in ("get-8", "get-128", "post-10k"))
+QUICK_PARTS = {row: (THIS, NGINX, DIRECT) for row in ROWS if row not in LOADS} | {
+    "get-512": (THIS, HELLO, NGINX)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the environment asks for."""
+
+    rows: Sequence[str]
+    names: Sequence[str]
+    quick: bool
+
+    @property
+    def size_mib(self) -> int:
+        return 128 if self.quick else 1024
+
+    def load(self, row: str) -> Load:
+        load = LOADS[row]
+        return dataclasses.replace(load, rounds=1, seconds=1) if self.quick else load
+
+    def part(self, row: str) -> list[str]:
+        part = PARTS.get(row, (*PROXIES, HELLO))
+        left = QUICK_PARTS.get(row, part) if self.quick else part
+        return [name for name in self.names if name in part and name in left]
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - BEGAN:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+def settings() -> Settings:
+    quick = os.environ.get("QUICK", "") not in ("", "0")
+    rows = os.environ.get("ROWS", "").split() or (QUICK_ROWS if quick else ROWS)
+    if unknown := set(rows) - set(ROWS):
+        raise SystemExit(f"unknown ROWS {sorted(unknown)}; there are: {' '.join(ROWS)}")
+    asked = [name.strip() for name in os.environ.get("CONTENDERS", "").split(",") if name.strip()]
+    if unknown := set(asked) - set(CONTENDERS):
+        raise SystemExit(
+            f"unknown CONTENDERS {sorted(unknown)}; there are: {', '.join(CONTENDERS)}"
+        )
+    names = [name for name in CONTENDERS if not asked or name == THIS or name in asked]
+    return Settings(rows, names, quick)
+
+
+@contextmanager
+def upstream(launcher: Launcher, *, streams: bool) -> Iterator[Process]:
+    process = launcher.python("upstream") if streams else launcher.nginx(nginx.upstream)
+    yield process
+    launcher.stop(process)
+
+
+def measure_loads(launcher: Launcher, chosen: Settings, results: Results) -> None:
+    rows = [row for row in LOADS if row in chosen.rows]
+    parts = {row: chosen.part(row) for row in rows}
+    needed = [name for name in CONTENDERS if any(name in part for part in parts.values())]
+    if not rows:
+        return
+    with upstream(launcher, streams=False) as server, ExitStack() as stack:
+        running = {}
+        for contender in available(needed, results):
+            process = stack.enter_context(contender.running(launcher, server))
+            try:
+                check(contender, process)
+            except BenchmarkError as error:
+                note(results, f"{contender.name} is skipped: {error}")
+                continue
+            running[contender.name] = process
+        for row in rows:
+            say(LOADS[row].title)
+            part = {name: running[name] for name in parts[row] if name in running}
+            results.loads[row] = alternate(launcher, part, chosen.load(row), partial(note, results))
+
+
+def measure_streams(launcher: Launcher, chosen: Settings, results: Results) -> None:
+    rows = [row for row in TRANSFERS if row in chosen.rows]
+    size = chosen.size_mib * MIB
+    with upstream(launcher, streams=True) as server:
+        for row in rows:
+            say(TRANSFERS[row].title.format(int(chosen.size_mib * TRANSFERS[row].part)))
+            found = results.streams.setdefault(row, {})
+            for contender in available(chosen.part(row), results):
+                try:
+                    found[contender.name] = transfer(
+                        launcher, contender, server, TRANSFERS[row], size
+                    )
+                except (BenchmarkError, OSError) as error:
+                    note(results, f"{contender.name}, {row}: {error}")
+        if EVENTS in chosen.rows:
+            say("time to the first event")
+            contenders = available(chosen.part(EVENTS), results)
+            results.events = measure_events(launcher, contenders, server, results)
+
+
+def measure_events(
+    launcher: Launcher, contenders: Sequence[Contender], server: Process, results: Results
+) -> dict[str, list[float]]:
+    with ExitStack() as stack:
+        running = {}
+        for contender in contenders:
+            process = stack.enter_context(contender.running(launcher, server))
+            try:
+                first_event(process)
+            except (BenchmarkError, OSError) as error:
+                note(results, f"{contender.name}, {EVENTS}: {error}")
+                continue
+            running[contender.name] = process
+        return first_events(running, 20)
+
+
+def available(names: Sequence[str], results: Results) -> list[Contender]:
+    contenders, missing = wanted(names)
+    for line in missing:
+        note(results, line)
+    return contenders
+
+
+def note(results: Results, line: str) -> None:
+    if line not in results.notes:
+        say(line)
+        results.notes.append(line)
+
+
+def prepare() -> None:
+    """Check for the programs, make room for 512 clients, and end all processes when told to end."""
+    if missing := [name for name in ("nginx", "wrk") if not program(name)]:
+        raise SystemExit(f"{' and '.join(missing)} not found: apt-get install nginx-light wrk")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("interrupted"))
+
+
+def main() -> None:
+    chosen = settings()
+    prepare()
+    results = Results(chosen.size_mib)
+    if chosen.quick:
+        results.notes.append(
+            "QUICK=1: one round of one second each, so nothing says how sure the figures are."
+        )
+    with Launcher() as launcher:
+        measure_loads(launcher, chosen, results)
+        if any(row in chosen.rows for row in (*TRANSFERS, EVENTS)):
+            measure_streams(launcher, chosen, results)
+    text = report.markdown(results)
+    (HERE / "results.md").write_text(text, encoding="utf-8")
+    found = dataclasses.asdict(results) | {
+        "targets": [
+            {"work": one.target.work, "asked": one.target.asked, "rounds": one.rounds}
+            for one in verdicts(results)
+        ],
+        "noise": list(noise(results)),
+    }
+    (HERE / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(f"\n{text}\nAlso in benchmarks/results.md and benchmarks/results.json.")
+
+
+if __name__ == "__main__":
+    main()

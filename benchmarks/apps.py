@@ -1,0 +1,164 @@
+"""The contenders in Python: each one an ASGI app in front of one upstream, in a process of its own.
+
+    python -m benchmarks.apps router http://127.0.0.1:9000      prints its port and serves
+
+A function imports what it needs, so that a process has in it only what it measures.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+async def answer() -> dict[str, str]:
+    return {"message": "Hello World"}
+
+
+def hello(_url: str) -> FastAPI:
+    """FastAPI's own hello world: no proxy, no upstream."""
+    app = FastAPI()
+    app.get("/")(answer)
+    return app
+
+
+def hello_100_routes(_url: str) -> FastAPI:
+    """Put the hello world behind 100 routes that do not match, as in ``router_100_routes``."""
+    app = FastAPI()
+    add_routes(app)
+    app.get("/")(answer)
+    return app
+
+
+def router(url: str) -> FastAPI:
+    """Build this library's gateway, as in its README."""
+    from fastapi_proxy_router import ProxyRouter
+
+    app = FastAPI()
+    app.include_router(ProxyRouter(url))
+    return app
+
+
+def router_100_routes(url: str) -> FastAPI:
+    """Put 100 routes that do not match before the catch-all."""
+    from fastapi_proxy_router import ProxyRouter
+
+    app = FastAPI()
+    add_routes(app)
+    app.include_router(ProxyRouter(url))
+    return app
+
+
+def router_100_upstreams(url: str) -> FastAPI:
+    """Put 100 addresses of the upstream in one pool: 127.0.0.1 to 127.0.0.100."""
+    from fastapi_proxy_router import ProxyRouter
+
+    app = FastAPI()
+    app.include_router(
+        ProxyRouter([url.replace("127.0.0.1", f"127.0.0.{number}") for number in range(1, 101)])
+    )
+    return app
+
+
+def add_routes(app: FastAPI) -> None:
+    for number in range(100):
+        app.get(f"/service-{number}/{{item}}")(answer)
+
+
+def reverse_proxy(url: str) -> FastAPI:
+    """Build fastapi-reverse-proxy's gateway, as in its README."""
+    from fastapi_reverse_proxy import Proxy, proxy_pass
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Proxy(app):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.api_route("/{path:path}", methods=METHODS)
+    async def index(request: Request) -> Any:
+        return await proxy_pass(request, url)
+
+    return app
+
+
+def proxy_lib(url: str) -> FastAPI:
+    """Build fastapi-proxy-lib's gateway, as in its README."""
+    from fastapi_proxy_lib.fastapi.app import reverse_http_app
+
+    app: FastAPI = reverse_http_app(base_url=f"{url}/")
+    return app
+
+
+def snippet(url: str) -> FastAPI:
+    """Build the gateway of the StackOverflow answer 74556972."""
+    import httpx
+    from fastapi.responses import StreamingResponse
+    from starlette.background import BackgroundTask
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with httpx.AsyncClient(base_url=url) as client:
+            app.state.client = client
+            yield
+
+    async def forward(request: Request) -> Response:
+        client = request.app.state.client
+        target = httpx.URL(path=request.url.path, query=request.url.query.encode())
+        outgoing = client.build_request(
+            request.method, target, headers=request.headers.raw, content=request.stream()
+        )
+        incoming = await client.send(outgoing, stream=True)
+        return StreamingResponse(
+            incoming.aiter_raw(),
+            status_code=incoming.status_code,
+            headers=incoming.headers,
+            background=BackgroundTask(incoming.aclose),
+        )
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_route("/{path:path}", forward, METHODS)
+    return app
+
+
+APPS: dict[str, Callable[[str], FastAPI]] = {
+    app.__name__: app
+    for app in (
+        router,
+        router_100_routes,
+        router_100_upstreams,
+        reverse_proxy,
+        proxy_lib,
+        snippet,
+        hello,
+        hello_100_routes,
+    )
+}
+
+
+def serve(app: FastAPI) -> None:
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+    print(listener.getsockname()[1], flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    serve(APPS[sys.argv[1]](sys.argv[2]))

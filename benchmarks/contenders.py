@@ -1,0 +1,114 @@
+"""What is measured, how it is started, and whether it does what it should."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from . import nginx
+from .processes import BenchmarkError, Launcher, Process
+
+THIS = "this library"
+REVERSE_PROXY = "fastapi-reverse-proxy"
+PROXY_LIB = "fastapi-proxy-lib"
+SNIPPET = "httpx snippet"
+HELLO = "FastAPI hello world"
+NGINX = "nginx"
+NGINX_LARGE = "nginx with 64 KiB buffers"
+DIRECT = "direct"
+ROUTES = "this with 100 routes"
+UPSTREAMS = "this with 100 upstreams"
+HELLO_ROUTES = "hello with 100 routes"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One column of the tables: an app of ``apps.py``, or nginx, or no gateway at all."""
+
+    name: str
+    app: str = ""
+    #: The distribution it needs besides FastAPI and uvicorn.
+    needs: str = ""
+    forwards: bool = True
+
+    @contextmanager
+    def running(self, launcher: Launcher, upstream: Process) -> Iterator[Process]:
+        """Run it in front of *upstream* until the block ends."""
+        if self.name == DIRECT:
+            yield upstream
+            return
+        if self.app:
+            process = launcher.python("apps", self.app, upstream.url)
+        else:
+            buffers = nginx.LARGE_BUFFERS if self.name == NGINX_LARGE else ""
+            process = launcher.nginx(nginx.proxy(upstream.url, buffers))
+        try:
+            yield process
+        finally:
+            launcher.stop(process)
+
+    @property
+    def installed(self) -> bool:
+        return not self.needs or importlib.util.find_spec(self.needs.replace("-", "_")) is not None
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(THIS, "router", "fastapi-proxy-router"),
+        Contender(REVERSE_PROXY, "reverse_proxy", "fastapi-reverse-proxy"),
+        Contender(PROXY_LIB, "proxy_lib", "fastapi-proxy-lib"),
+        Contender(SNIPPET, "snippet", "httpx"),
+        Contender(HELLO, "hello", forwards=False),
+        Contender(NGINX),
+        Contender(NGINX_LARGE),
+        Contender(DIRECT),
+        Contender(ROUTES, "router_100_routes", "fastapi-proxy-router"),
+        Contender(UPSTREAMS, "router_100_upstreams", "fastapi-proxy-router"),
+        Contender(HELLO_ROUTES, "hello_100_routes", forwards=False),
+    )
+}
+PROXIES = (THIS, REVERSE_PROXY, PROXY_LIB, SNIPPET, NGINX)
+VARIANTS = (ROUTES, UPSTREAMS, HELLO_ROUTES)
+
+
+def wanted(names: Iterable[str]) -> tuple[list[Contender], list[str]]:
+    """Return the contenders that can run, and a line for each that is not installed."""
+    chosen = [CONTENDERS[name] for name in names]
+    missing = [
+        f"{contender.name} is skipped: {contender.needs} is not installed (group bench)"
+        for contender in chosen
+        if not contender.installed
+    ]
+    return [contender for contender in chosen if contender.installed], missing
+
+
+def check(contender: Contender, process: Process) -> None:
+    """Ask for each kind of answer once.
+
+    Raises:
+        BenchmarkError: The contender does not give it.
+    """
+    if not contender.forwards:
+        _expect(process, "GET", "/", b"", b'{"message":"Hello World"}')
+        return
+    for _ in range(100 if contender.name == UPSTREAMS else 1):
+        _expect(process, "GET", "/", b"", nginx.BODY)
+    _expect(process, "POST", "/", bytes(10240), nginx.BODY)
+    _expect(process, "GET", nginx.FILE, b"", bytes(nginx.FILE_SIZE))
+
+
+def _expect(process: Process, method: str, path: str, body: bytes, answer: bytes) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=10)
+    try:
+        connection.request(method, path, body=body or None)
+        response = connection.getresponse()
+        if response.status != 200 or response.read() != answer:
+            raise BenchmarkError(f"{method} {path}: {response.status}, not the upstream's answer")
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchmarkError(f"{method} {path}: {error!r}") from error
+    finally:
+        connection.close()
