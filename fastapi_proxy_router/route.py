@@ -97,13 +97,23 @@ class CatchAllRoute(APIRoute):
         match, child_scope = super().matches(scope)
         if match is Match.FULL:
             catch_all: CatchAll | None = getattr(self.endpoint, _CATCH_ALL, None)
-            if catch_all is not None and self._is_bare(scope, catch_all.pool):
+            if catch_all is not None and self._is_known_bare(scope, catch_all.pool):
                 child_scope[STRAIGHT] = catch_all.straight
+                # Tracers and metrics read there what the route's whole path is.
+                if _SCOPE_KEY in scope:
+                    child_scope[_SCOPE_KEY] = dict(scope[_SCOPE_KEY])
         return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go straight to the forwarder if that was noted."""
         await scope.pop(STRAIGHT, super().handle)(scope, receive, send)
+
+    def _is_known_bare(self, scope: Scope, pool: UpstreamPool) -> bool:
+        try:
+            return self._is_bare(scope, pool)
+        except AttributeError:
+            # FastAPI keeps its record in another way than this module knows.
+            return False
 
     def _is_bare(self, scope: Scope, pool: UpstreamPool) -> bool:
         record: Any = scope.get(_SCOPE_KEY, {}).get(_CONTEXT_KEY)

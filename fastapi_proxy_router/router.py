@@ -137,15 +137,17 @@ class ProxyRouter(APIRouter):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match, as FastAPI asks an included router, and keep a straight way for ``handle``."""
+        # What an earlier match has left is not about this one: others match too, such as tracers.
+        scope.pop(_MATCHED, None)
         match, child_scope = super().matches(scope)
         if match is Match.FULL and STRAIGHT in child_scope:
-            scope[_MATCHED] = child_scope
+            scope[_MATCHED] = (self, child_scope)
         return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go the straight way if there is one; FastAPI would match once more to find it."""
-        matched: Scope | None = scope.pop(_MATCHED, None)
-        if matched is None:
+        router, matched = scope.pop(_MATCHED, (None, None))
+        if router is not self:
             await super().handle(scope, receive, send)
         else:
             scope.update(matched)

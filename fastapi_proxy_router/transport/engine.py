@@ -98,10 +98,11 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
                 if not (reused and _may_repeat(request, connection, error)):
                     pool.discard(connection)
                     raise
+            begun = connection.started
             try:
                 connection = await pool.renew(connection, connect=deadlines.connect)
             except httpx.TransportError as error:
-                error.request_sent = True  # type: ignore[attr-defined]
+                error.request_sent = begun  # type: ignore[attr-defined]
                 raise
 
     def _pool(self, origin: Origin, server_hostname: str | None) -> ConnectionPool:

@@ -42,6 +42,24 @@ async def test_the_scope_names_the_route(way, ways, proxied):
     assert ways.seen == [way]
 
 
+@pytest.mark.skipif(not LAZY, reason="an older FastAPI has no such record")
+async def test_the_scope_has_fastapis_record(way, ways, proxied):
+    """Metrics and tracers read in it the whole path of the route, with all prefixes."""
+    seen: list[Any] = []
+    app = included(proxied(), ("/{tenant}", "/x"))
+
+    async def noting(scope, receive, send):
+        await app(scope, receive, send)
+        if scope["type"] == "http":
+            seen.append(scope["fastapi"]["effective_route_context"].path)
+
+    async with serve(noting) as gw:
+        assert status(await get_raw(gw, "/june/x/a")) == 200
+
+    assert seen == ["/{tenant}/x{upstream_path:proxy_rest}"]
+    assert ways.seen == [way]
+
+
 async def test_a_balancer_may_ask_for_the_method(way, proxied, upstream):
     """It is given FastAPI's kind of request, whichever way that comes."""
     asked: list[str] = []

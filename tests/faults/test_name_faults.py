@@ -4,10 +4,12 @@ import asyncio
 import socket
 
 import pytest
+from fastapi import FastAPI
 
-from fastapi_proxy_router import Timeout
+from fastapi_proxy_router import ProxyRouter, Timeout
 from tests.faults.settling import limited
 from tests.faults.upstreams import faulty
+from tests.servers import get_raw, raw_upstream, serve, status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("settled")]
 
@@ -69,12 +71,14 @@ async def test_a_name_that_does_not_resolve(settled, resolver, fault, code):
 async def test_a_slow_name_keeps_nobody_else_waiting(settled, resolver):
     """F25: while one upstream's name is looked up, another upstream answers."""
     resolver.fault = TimeoutError()
-    async with faulty(never) as slow, faulty(never) as upstream:
+    async with faulty(never) as slow, raw_upstream() as upstream:
         to = limited(f"http://upstream.test:{slow.port}")
         timeout = Timeout(connect=5)
         async with settled.gateway(slow, to=to, heal=resolver.heal, timeout=timeout) as waiting:
             async with waiting.client() as client:
                 await client.send(waiting.head())
                 await resolver.asked.wait()
-                async with settled.gateway(upstream):
-                    pass
+                app = FastAPI()
+                app.include_router(ProxyRouter(upstream.url))
+                async with serve(app) as other:
+                    assert status(await get_raw(other)) == 200
