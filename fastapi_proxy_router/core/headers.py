@@ -129,12 +129,13 @@ def response_headers(
     """Return an upstream's headers as they may cross to the client.
 
     ``Date`` and ``Server`` are dropped unless *keep_server_headers*, because ASGI servers add their
-    own and a response may carry only one of each. ``Content-Length`` is no use on 204 and 205.
+    own and a response may carry only one of each. ``Content-Length`` is dropped
+    where there is no body: uvicorn waits for the bytes that it promises.
     """
     shape = shape_of(headers)
     kept = _crossing(headers, shape, shape.crossing if keep_server_headers else shape.to_client)
     crossing = [(name.lower(), value) for name, value in kept]
-    if status in (204, 205):
+    if status in (204, 205, 304):
         crossing = [pair for pair in crossing if pair[0] != b"content-length"]
     return crossing
 
