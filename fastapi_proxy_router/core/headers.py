@@ -27,7 +27,6 @@ from .names import Header, Shape, shape_of, spelled
 __all__ = [
     "NO_EDITS",
     "Edits",
-    "Header",
     "content_length",
     "edit",
     "end_to_end",
@@ -129,8 +128,8 @@ def response_headers(
     """Return an upstream's headers as they may cross to the client.
 
     ``Date`` and ``Server`` are dropped unless *keep_server_headers*, because ASGI servers add their
-    own and a response may carry only one of each. ``Content-Length`` is dropped
-    where there is no body: uvicorn waits for the bytes that it promises.
+    own and a response may carry only one of each. ``Content-Length`` is dropped where there is no
+    body: uvicorn waits for the bytes that it promises.
     """
     shape = shape_of(headers)
     kept = _crossing(headers, shape, shape.crossing if keep_server_headers else shape.to_client)
