@@ -16,7 +16,6 @@ from .core.forwarded import via_headers
 from .core.guard import is_bodyless
 from .core.headers import (
     Edits,
-    Header,
     content_length,
     edit,
     end_to_end,
@@ -25,6 +24,7 @@ from .core.headers import (
     response_headers,
     tokens,
 )
+from .core.names import Header
 from .core.outbound import Outbound, outbound
 from .core.policy import DEFAULT_POLICY, ForwardPolicy
 from .core.target import Location
