@@ -15,7 +15,7 @@ from fastapi_proxy_router.core.policy import Deadlines
 from fastapi_proxy_router.core.upstream import Origin
 from fastapi_proxy_router.transport import ConnectionLimits, HTTP1Transport, RawRequest
 from fastapi_proxy_router.transport.parser import ResponseParser
-from tests.servers import OK, get_raw, listening_socket, raw_upstream, serve, status
+from tests.servers import OK, get_raw, raw_upstream, serve, status
 
 pytestmark = pytest.mark.anyio
 
@@ -119,21 +119,17 @@ async def tls_upstream(*, orderly: bool):
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
 
-    async def answer(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
+    async def script(reader, writer):
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
         await writer.drain()
         if not orderly:
             # Below TLS, so that it does not say goodbye.
             writer.transport.get_extra_info("socket")._sock.shutdown(1)
-        else:
-            writer.close()
+            await reader.read()
 
-    listener = listening_socket()
-    port = listener.getsockname()[1]
-    async with await asyncio.start_server(answer, sock=listener, ssl=server_side):
-        transport = HTTP1Transport(verify=client_side)
-        yield Upstream(f"https://localhost:{port}", transport=transport)
+    transport = HTTP1Transport(verify=client_side)
+    async with raw_upstream(script, ssl=server_side) as raw:
+        yield Upstream(f"https://localhost:{raw.port}", transport=transport)
         await transport.aclose()
 
 
