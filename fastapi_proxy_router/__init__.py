@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .core.balancer import Balancer, RoundRobin
+from .core.messages import Reply
 from .core.policy import ForwardPolicy, Timeout
 from .core.pool import UpstreamPool
 from .core.upstream import Upstream
+from .core.websocket import WebSocketOptions
 from .exceptions import (
     BadGateway,
     ConfigurationError,
@@ -17,11 +19,18 @@ from .exceptions import (
     StreamAborted,
 )
 from .forwarder import ForwardedResponse, forward, proxy_pass
-from .overrides import HeaderEdits, RequestOverride, RouteOverride
-from .relay import proxy_pass_websocket
-from .router import METHODS, ProxyRouter
-from .settings import PoolSettings, ProxySettings, TimeoutSettings, UpstreamSettings
+from .overrides import HeaderEdits, RequestOverride, RouteOverride, WebSocketOverride
+from .route import METHODS
+from .router import ProxyRouter
+from .settings import (
+    PoolSettings,
+    ProxySettings,
+    TimeoutSettings,
+    UpstreamSettings,
+    WebSocketSettings,
+)
 from .transport import ConnectionLimits, HTTP1Transport
+from .upgrade import proxy_pass_websocket
 
 __all__ = [
     "METHODS",
@@ -40,6 +49,7 @@ __all__ = [
     "ProxyError",
     "ProxyRouter",
     "ProxySettings",
+    "Reply",
     "RequestOverride",
     "RequestRefused",
     "RoundRobin",
@@ -50,6 +60,9 @@ __all__ = [
     "Upstream",
     "UpstreamPool",
     "UpstreamSettings",
+    "WebSocketOptions",
+    "WebSocketOverride",
+    "WebSocketSettings",
     "forward",
     "proxy_pass",
     "proxy_pass_websocket",

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
+    field_validator,
     model_validator,
 )
 from pydantic_core import to_json
@@ -22,12 +23,16 @@ from .core.headers import Edits, is_value
 from .core.names import HOP_BY_HOP, Header, is_name
 from .core.policy import Timeout, as_timeout
 from .core.target import quote_path
+from .core.websocket import WebSocketOptions
+from .messages import UserHook, compile_hook
 
 __all__ = [
     "HeaderEdits",
     "OverrideOptions",
     "RequestOverride",
     "RouteOverride",
+    "WebSocketOverride",
+    "WebSocketOverrideOptions",
 ]
 
 # Their values follow from the message and the connection, not from a setting.
@@ -43,7 +48,7 @@ def _method(value: str) -> str:
 def _header_name(value: str) -> str:
     if not is_name(value.encode()):
         raise ValueError(f"{value!r} is not a header name")
-    if value.lower().encode() in _MANAGED:
+    if value.lower().encode() in _MANAGED or value.lower().startswith("sec-websocket-"):
         raise ValueError(f"{value!r} belongs to the connection and cannot be edited")
     return value.lower()
 
@@ -111,21 +116,60 @@ def _pairs(headers: Mapping[str, str | list[str]]) -> Iterable[Header]:
             yield name.encode(), value.encode()
 
 
-class OverrideOptions(TypedDict, total=False):
-    """The fields of ``RequestOverride``, as the keyword arguments of ``proxy_pass``."""
-
+class _HeadOptions(TypedDict, total=False):
     path: bytes | str
     query: bytes | str | dict[str, str | list[str]]
-    method: str
     host: str
     headers: HeaderEdits
     response_headers: HeaderEdits
-    json: Any
-    body: bytes
     timeout: float | Timeout
 
 
-class RequestOverride(_Model):
+class OverrideOptions(_HeadOptions, total=False):
+    """The fields of ``RequestOverride``, as the keyword arguments of ``proxy_pass``."""
+
+    method: str
+    json: Any
+    body: bytes
+
+
+class WebSocketOverrideOptions(_HeadOptions, total=False):
+    """The fields of ``WebSocketOverride``, as keyword arguments of ``proxy_pass_websocket``."""
+
+    options: WebSocketOptions
+    on_client_message: UserHook
+    on_upstream_message: UserHook
+
+
+class _HeadOverride(_Model):
+    """What a request and a WebSocket handshake have in common."""
+
+    path: bytes | Text | None = None
+    query: bytes | Text | dict[Text, Text | list[Text]] | None = None
+    host: HeaderValue | None = None
+    headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+    timeout: Seconds | InstanceOf[Timeout] | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: bytes | str | None) -> bytes | str | None:
+        if value is not None and value[:1] not in ("/", b"/"):
+            raise ValueError("path must begin with /")
+        return value
+
+    def _compiled_head(self) -> Changes:
+        return Changes(
+            path=quote_path(self.path) if isinstance(self.path, str) else self.path,
+            query=_query(self.query),
+            host=self.host.encode() if self.host is not None else None,
+            request=self.headers.compile(),
+            response=self.response_headers.compile(),
+            timeout=as_timeout(self.timeout) if self.timeout is not None else None,
+        )
+
+
+class RequestOverride(_HeadOverride):
     """What to send to the upstream instead of what the client sent. ``None`` changes nothing.
 
     Attributes:
@@ -141,41 +185,64 @@ class RequestOverride(_Model):
         timeout: Seconds for every deadline, or a ``Timeout``.
     """
 
-    path: bytes | Text | None = None
-    query: bytes | Text | dict[Text, Text | list[Text]] | None = None
     method: Method | None = None
-    host: HeaderValue | None = None
-    headers: HeaderEdits = HeaderEdits()
-    response_headers: HeaderEdits = HeaderEdits()
     json_body: Any = Field(default=None, alias="json")
     body: bytes | None = None
-    timeout: Seconds | InstanceOf[Timeout] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> RequestOverride:
-        if self.path is not None and self.path[:1] not in ("/", b"/"):
-            raise ValueError("path must begin with /")
         if self.body is not None and "json_body" in self.model_fields_set:
             raise ValueError("give json or body, not both")
         return self
 
     def compile(self) -> Changes:
         """Return the same as bytes."""
-        edits = self.headers.compile()
-        body = self.body
+        changes, body = self._compiled_head(), self.body
+        edits = changes.request
         if "json_body" in self.model_fields_set:
             body = to_json(self.json_body, by_alias=True)
             if b"content-type" not in dict(edits.set):
                 edits = edits._replace(set=(*edits.set, (b"content-type", b"application/json")))
-        return Changes(
-            path=quote_path(self.path) if isinstance(self.path, str) else self.path,
-            query=_query(self.query),
-            method=self.method,
-            host=self.host.encode() if self.host is not None else None,
-            body=body,
-            request=edits,
-            response=self.response_headers.compile(),
-            timeout=as_timeout(self.timeout) if self.timeout is not None else None,
+        return replace(changes, method=self.method, body=body, request=edits)
+
+
+class WebSocketOverride(_HeadOverride):
+    """What to change in a relayed WebSocket. ``None`` changes nothing.
+
+    Attributes:
+        path: The path below the upstream's base path: text is percent-encoded, bytes are raw.
+        query: The query: a mapping is encoded, text and bytes are taken as they are; ``""`` sends
+            none.
+        host: The ``Host``.
+        headers: Edits of the handshake's headers.
+        response_headers: Edits of the headers of the upstream's 101, or of its refusal.
+        timeout: Seconds for every deadline of the handshake, or a ``Timeout``.
+        options: Limits for this one instead of the pool's; but its ``allowed_origins`` stay, unless
+            these name others.
+        on_client_message: An async function that is given every message of the client. It returns
+            the message to pass on, a ``Reply`` to the sender, or ``None`` to drop it.
+        on_upstream_message: The same for every message of the upstream.
+    """
+
+    options: InstanceOf[WebSocketOptions] | None = None
+    on_client_message: UserHook | None = None
+    on_upstream_message: UserHook | None = None
+
+    @field_validator("on_client_message", "on_upstream_message")
+    @classmethod
+    def _compilable(cls, value: UserHook | None) -> UserHook | None:
+        if value is not None:
+            compile_hook(value, from_client=True)
+        return value
+
+    def compile(self) -> Changes:
+        """Return the same as bytes and compiled hooks."""
+        from_client, from_upstream = self.on_client_message, self.on_upstream_message
+        return replace(
+            self._compiled_head(),
+            websocket=self.options,
+            on_client_message=from_client and compile_hook(from_client, from_client=True),
+            on_upstream_message=from_upstream and compile_hook(from_upstream, from_client=False),
         )
 
 

@@ -1,282 +1,279 @@
-"""WebSocket: dial the upstream, then accept, then pass messages both ways until one side ends."""
+"""WebSocket: messages both ways until one side ends, and the other side is told how."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
-from typing import Any, NamedTuple, Unpack
+import itertools
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, Literal, NoReturn
 
-from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidState, InvalidStatus
-from websockets.frames import Close
+from anyio import CancelScope
+from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .core.changes import NO_CHANGES, Changes
-from .core.guard import check_response, is_bodyless, is_refusal
 from .core.handshake import (
     ABNORMAL,
     CLIENT_LOST,
     UPSTREAM_LOST,
-    accept_headers,
     close_frame,
-    handshake_headers,
+    disconnection,
 )
-from .core.headers import Edits, edit, response_headers
-from .core.names import Header
-from .core.outbound import outbound
-from .core.policy import DEFAULT_POLICY, ForwardPolicy
-from .core.target import Location
-from .core.upstream import Upstream
-from .dialer import CLOSE_TIMEOUT, dial, raw_headers
-from .exceptions import BadGateway
-from .log import reported
-from .overrides import OverrideOptions, RequestOverride
+from .core.messages import Message, MessageHook, Reply
+from .core.websocket import WebSocketOptions
+from .websocket import CLOSE_TIMEOUT, UpstreamEnded, UpstreamWebSocket
 
-__all__ = ["open_relay", "proxy_pass_websocket"]
+__all__ = ["Ended", "Relay"]
+
+_GOING_AWAY: Final = 1001
+_TOO_LARGE: Final = 1009
+_INTERNAL_ERROR: Final = 1011
+_SERVICE_RESTART: Final = 1012
+#: Messages after which others get their turn, whatever is still waiting.
+_TURN: Final = 64
+#: Seconds for the goodbyes of a relay that we end: a server that stops may not wait longer.
+_GRACE: Final = 1.0
+#: Seconds for the server to tell how a client has left to which nothing can be sent any more.
+_PATIENCE: Final = 0.5
+
+_Send = Callable[[Message], Awaitable[None]]
 
 
-async def proxy_pass_websocket(
-    websocket: WebSocket, upstream: Upstream, **changes: Unpack[OverrideOptions]
-) -> None:
-    """Relay *websocket* to *upstream* from your own endpoint, until one side ends.
+class Ended(Exception):
+    """The relay is over.
 
-    Do not accept it before: the upstream is asked first, so that its subprotocol, its headers or
-    its refusal reach the client.
+    Attributes:
+        code: The close code, 1006 if a side vanished.
+        reason: The reason.
+        by: Who has ended it; the others are told.
+    """
+
+    def __init__(self, code: int, reason: str, by: Literal["client", "upstream", "us"]) -> None:
+        super().__init__(code, reason, by)
+        self.code = code
+        self.reason = reason
+        self.by = by
+
+
+class Relay:
+    """Two open sides of a WebSocket.
 
     Args:
-        websocket: The client's WebSocket, not accepted yet.
-        upstream: Where it goes: ``Depends(pool)``, or any ``Upstream``.
-        changes: What to send in the handshake instead of what the client sent; see
-            ``RequestOverride``. A method or a body has no meaning here and is refused.
+        client: The client's side, accepted.
+        upstream: The upstream's side, open.
+        options: The limits.
+        on_client_message: Sees every message of the client.
+        on_upstream_message: Sees every message of the upstream.
 
-    Raises:
-        BadGateway: The upstream could not be reached or broke the protocol.
-        GatewayTimeout: It did not answer the handshake in time.
-        NoUpstreamAvailable: We are out of resources.
-        RequestRefused: The handshake is not safe to forward.
-        pydantic.ValidationError: *changes* cannot be used.
+    Attributes:
+        loop: The event loop that it runs in.
     """
-    override = RequestOverride(**changes).compile() if changes else NO_CHANGES
-    if override.method is not None or override.body is not None:
-        raise TypeError("a WebSocket handshake has no method and no body to change")
-    await open_relay(websocket, upstream, changes=override)
 
+    def __init__(
+        self,
+        client: WebSocket,
+        upstream: UpstreamWebSocket,
+        options: WebSocketOptions,
+        on_client_message: MessageHook | None = None,
+        on_upstream_message: MessageHook | None = None,
+    ) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._options = options
+        self._on_client_message = on_client_message
+        self._on_upstream_message = on_upstream_message
+        self.loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Ended] = self.loop.create_future()
+        self._over = asyncio.Event()
+        self._last_message = self.loop.time()
+        self._idle_clock: asyncio.TimerHandle | None = None
+        self._lifetime_clock: asyncio.TimerHandle | None = None
+        self._gone_clock: asyncio.TimerHandle | None = None
+        self._failure: BaseException | None = None
 
-async def open_relay(
-    websocket: WebSocket,
-    upstream: Upstream,
-    *,
-    policy: ForwardPolicy | None = None,
-    location: Location | None = None,
-    changes: Changes = NO_CHANGES,
-) -> None:
-    """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
-    policy = policy or upstream.policy or DEFAULT_POLICY
-    with reported(websocket.scope):
-        out = outbound(
-            websocket.scope,
-            upstream,
-            location=location,
-            changes=changes,
-            policy=policy,
-            crossing=handshake_headers,
-        )
-        offers = websocket.scope.get("subprotocols", ())
-        timeout = changes.timeout or policy.timeout
-        upstream.in_flight += 1
+    async def run(self) -> Ended:
+        """Pass messages on until one side has ended and the other was told; return how it ended.
+
+        Raises:
+            Exception: What a message hook raised, after both sides were closed with 1011.
+        """
         try:
-            dialling = dial(upstream, out, offers, policy, timeout)
-            connection = await _unless_the_client_leaves(websocket, dialling)
-            if connection is not None:
-                await _Relay(websocket, connection).run(changes)
-        except InvalidStatus as refusal:
-            await _refuse(websocket, upstream, refusal, policy, changes)
+            ended = await self._pump()
+            await self._tell(ended)
+        except asyncio.CancelledError:
+            # The server stops, or whoever called us has had enough.
+            # What failed before is not raised any more, and would hold this through its traceback.
+            self._failure = None
+            # Shielded from scopes of anyio, which would cancel every await of this.
+            with CancelScope(shield=True):
+                await self._tell(Ended(_SERVICE_RESTART, "", "us"))
+            raise
         finally:
-            upstream.in_flight -= 1
+            self._upstream.abort()
+            self._over.set()
+        if self._failure is not None:
+            self._raise_failure(self._failure)
+        return ended
 
-
-async def _unless_the_client_leaves(
-    websocket: WebSocket, dialling: Coroutine[Any, Any, ClientConnection]
-) -> ClientConnection | None:
-    """Return what *dialling* returns, or ``None`` if the client leaves before that."""
-    dial_task = asyncio.create_task(dialling, name="relay dial upstream")
-    leave_task = asyncio.create_task(_left(websocket), name="relay watch client")
-    connection: ClientConnection | None = None
-    try:
-        await asyncio.wait([dial_task, leave_task], return_when=asyncio.FIRST_COMPLETED)
-        if not (leave_task.done() and leave_task.result()):
-            connection = await dial_task
-        return connection
-    finally:
-        # Both before any await: a cancel scope of anyio cancels at each of them.
-        leave_task.cancel()
-        dial_task.cancel()
-        if connection is None:
-            dial_task.add_done_callback(_hung_up)
-        await asyncio.wait([leave_task, dial_task])
-
-
-def _hung_up(dial_task: asyncio.Task[ClientConnection]) -> None:
-    """Drop the connection of an upstream that answered nobody."""
-    if not dial_task.cancelled() and dial_task.exception() is None:
-        dial_task.result().transport.abort()
-
-
-async def _left(websocket: WebSocket) -> bool:
-    """Wait until the client leaves; a server that cannot tell before the accept says False."""
-    try:
-        while websocket.client_state is not WebSocketState.DISCONNECTED:
-            await websocket.receive()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _refuse(
-    websocket: WebSocket,
-    upstream: Upstream,
-    refusal: InvalidStatus,
-    policy: ForwardPolicy,
-    changes: Changes,
-) -> None:
-    """Pass the upstream's refusal on, with its status, headers and body.
-
-    Raises:
-        BadGateway: It is none. An upstream that took the handshake for an ordinary request must
-            not answer it past the routes that guard such requests.
-    """
-    status = refusal.response.status_code
-    headers = raw_headers(refusal.response.headers)
-    check_response(upstream, status, headers)
-    if not is_refusal(status):
-        reason = f"the upstream answered the handshake with {status}"
-        raise BadGateway(reason, upstream=upstream, stage="head")
-    extensions = websocket.scope.get("extensions", {})
-    if "websocket.http.response" not in extensions:
-        await websocket.close(code=1008)
-        return
-    headers = response_headers(headers, status, keep_server_headers=policy.keep_server_headers)
-    if "http.response.pathsend" in extensions:
-        # granian, alone in offering this to WebSockets, dies of a refusal that repeats a header.
-        headers = _folded(headers)
-    answer = Response(bytes(refusal.response.body or b""), status)
-    length = () if is_bodyless("GET", status) else ((b"content-length", b"%d" % len(answer.body)),)
-    framing = Edits(set=length, remove=frozenset({b"content-length"}))
-    answer.raw_headers = edit(edit(headers, changes.response), framing)
-    await websocket.send_denial_response(answer)
-
-
-def _folded(headers: list[Header]) -> list[Header]:
-    """Return *headers* with one line for each name; cookies cannot be joined: the first."""
-    lines: dict[bytes, bytes] = {}
-    for name, value in headers:
-        key = name.lower()
-        if key not in lines:
-            lines[key] = value
-        elif key != b"set-cookie":
-            lines[key] += b", " + value
-    return list(lines.items())
-
-
-class _End(NamedTuple):
-    """How one side ended."""
-
-    code: int | None
-    reason: str
-    by_client: bool
-
-
-class _Relay:
-    """Two open sides, and how one is told that the other ended."""
-
-    def __init__(self, websocket: WebSocket, connection: ClientConnection) -> None:
-        self._websocket = websocket
-        self._connection = connection
-
-    async def run(self, changes: Changes) -> None:
-        """Accept the client, then pump until one side has ended and the other was told."""
+    def _raise_failure(self, failure: BaseException) -> NoReturn:
+        self._failure = None
         try:
-            await self._accept(changes)
-            await self._pass_on(await self._pump())
+            raise failure
         finally:
-            self._connection.transport.abort()
+            # It would hold itself, through its traceback.
+            del failure
 
-    async def _pump(self) -> _End:
+    async def stop(self) -> None:
+        """Close both sides, because the server stops, and wait until that is done."""
+        self._end(Ended(_SERVICE_RESTART, "", "us"))
+        await self._over.wait()
+
+    def _end(self, ended: Ended) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ended)
+
+    async def _pump(self) -> Ended:
         """Run both pumps until one knows how a side ended; then neither runs any more."""
-        pumps = {
+        pumps = [
             asyncio.create_task(self._client_to_upstream(), name="relay client->upstream"),
             asyncio.create_task(self._upstream_to_client(), name="relay upstream->client"),
-        }
+        ]
+        for pump in pumps:
+            pump.add_done_callback(self._on_pump_done)
         try:
-            pending = pumps
-            while True:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for pump in done:
-                    if (end := pump.result()) is not None:
-                        return end
+            with self._clocks():
+                return await self._ended
         finally:
             # Before anything else is sent: granian's `close` waits for a pending `receive`.
             for pump in pumps:
                 pump.cancel()
-            await asyncio.wait(pumps)
-            for pump in pumps:
-                if not pump.cancelled():
-                    pump.exception()
+            with CancelScope(shield=True):
+                await asyncio.wait(pumps)
 
-    async def _accept(self, changes: Changes) -> None:
-        response = self._connection.response
-        headers = accept_headers(raw_headers(response.headers)) if response else []
-        with suppress(WebSocketDisconnect):
-            await self._websocket.accept(
-                self._connection.subprotocol, edit(headers, changes.response)
-            )
+    def _on_pump_done(self, pump: asyncio.Task[None]) -> None:
+        cancelled = pump.cancelled()
+        error = RuntimeError("a message hook was cancelled") if cancelled else pump.exception()
+        if self._ended.done():
+            return
+        if isinstance(error, Ended):
+            # Another one: this one's traceback leads back to the relay, which would hold itself.
+            self._end(Ended(error.code, error.reason, error.by))
+        elif isinstance(error, WebSocketException):
+            self._end(Ended(error.code, error.reason, "us"))
+        elif error is not None:
+            self._failure = error
+            self._end(Ended(_INTERNAL_ERROR, "", "us"))
+        # A pump that returns leaves the end to the other one, which knows more.
 
-    async def _client_to_upstream(self) -> _End | None:
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return _End(message.get("code"), message.get("reason") or "", by_client=True)
-            text = message.get("text")
+    async def _client_to_upstream(self) -> None:
+        receive, send = self._client.receive, self._upstream.send
+        limit, hook = self._options.max_message_size or math.inf, self._on_client_message
+        counts = self._options.idle is not None
+        for number in itertools.count(1):
+            if not number % _TURN:
+                await asyncio.sleep(0)
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                raise Ended(*disconnection(event), "client")
+            if counts:
+                self._last_message = self.loop.time()
+            text: str | None = event.get("text")
+            payload: bytes = event["bytes"] if text is None else text.encode()
+            if len(payload) > limit:
+                raise Ended(_TOO_LARGE, "", "us")
             try:
-                await self._connection.send(text if text is not None else message["bytes"])
-            except ConnectionClosed:
-                # The other pump has its last messages to deliver, and knows how it ended.
-                return None
-
-    async def _upstream_to_client(self) -> _End:
-        try:
-            while True:
-                message = await self._connection.recv()
-                if isinstance(message, str):
-                    await self._websocket.send_text(message)
+                if hook is None:
+                    await send(payload, text=text is not None)
                 else:
-                    await self._websocket.send_bytes(message)
-        except WebSocketDisconnect:
-            return _End(ABNORMAL, "", by_client=True)
-        except ConnectionClosed as closed:
-            # Without a frame from it we may have sent one: it broke a rule or a limit.
-            frame = closed.rcvd or closed.sent or Close(ABNORMAL, "")
-            return _End(frame.code, frame.reason, by_client=False)
+                    message = payload if text is None else text
+                    await self._hooked(hook, message, self._to_upstream, self._to_client)
+            except UpstreamEnded:
+                # The other pump has its last messages to deliver, and knows how it ended.
+                return
 
-    async def _pass_on(self, end: _End) -> None:
-        lost = CLIENT_LOST if end.by_client else UPSTREAM_LOST
-        code, reason = close_frame(end.code, end.reason, lost=lost)
-        if not end.by_client:
-            # ASGI has no close without a code.
-            with suppress(WebSocketDisconnect, RuntimeError):
-                await self._websocket.close(1000 if code is None else code, reason)
-        elif code is None:
-            await self._close_without_code()
+    async def _upstream_to_client(self) -> None:
+        receive, hook = self._upstream.receive, self._on_upstream_message
+        counts = self._options.idle is not None
+        for number in itertools.count(1):
+            if not number % _TURN:
+                await asyncio.sleep(0)
+            try:
+                message = await receive()
+            except UpstreamEnded as ended:
+                raise Ended(ended.code, ended.reason, "upstream") from None
+            if counts:
+                self._last_message = self.loop.time()
+            if hook is None:
+                await self._to_client(message)
+            else:
+                with suppress(UpstreamEnded):
+                    await self._hooked(hook, message, self._to_client, self._to_upstream)
+            if self._gone_clock is not None:
+                return
+
+    async def _hooked(
+        self, hook: MessageHook, message: Message, onward: _Send, back: _Send
+    ) -> None:
+        result = await hook(message)
+        if isinstance(result, Reply):
+            await back(result.message)
+        elif result is not None:
+            await onward(result)
+
+    async def _to_upstream(self, message: Message) -> None:
+        if isinstance(message, str):
+            await self._upstream.send(message.encode(), text=True)
         else:
-            await self._connection.close(code, reason)
+            await self._upstream.send(message, text=False)
 
-    async def _close_without_code(self) -> None:
-        protocol = self._connection.protocol
-        with suppress(InvalidState):
-            protocol.send_close()
-            self._connection.transport.writelines(protocol.data_to_send())
+    async def _to_client(self, message: Message) -> None:
+        kind = "text" if isinstance(message, str) else "bytes"
+        try:
+            await self._client.send({"type": "websocket.send", kind: message})
+        except (WebSocketDisconnect, RuntimeError):
+            # We may be about to hear with which code it left; some servers do not tell.
+            if self._gone_clock is None:
+                gone = Ended(ABNORMAL, "", "client")
+                self._gone_clock = self.loop.call_later(_PATIENCE, self._end, gone)
+
+    @contextmanager
+    def _clocks(self) -> Iterator[None]:
+        """Watch the limits of time."""
+        lifetime = self._options.lifetime
+        if lifetime is not None:
+            ended = Ended(_GOING_AWAY, "its lifetime is over", "us")
+            self._lifetime_clock = self.loop.call_later(lifetime, self._end, ended)
+        self._check_idle()
+        try:
+            yield
+        finally:
+            for clock in (self._lifetime_clock, self._idle_clock, self._gone_clock):
+                if clock is not None:
+                    clock.cancel()
+
+    def _check_idle(self) -> None:
+        if (idle := self._options.idle) is None:
+            return
+        left = self._last_message + idle - self.loop.time()
+        if left > 0:
+            self._idle_clock = self.loop.call_later(left, self._check_idle)
+        else:
+            self._end(Ended(_GOING_AWAY, "idle for too long", "us"))
+
+    async def _tell(self, ended: Ended) -> None:
+        """Tell those who do not know yet, and wait until the upstream's connection is gone."""
+        code, reason = ended.code, ended.reason
+        patience = _GRACE if ended.by == "us" else CLOSE_TIMEOUT
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._connection.wait_closed()
+            async with asyncio.timeout(patience):
+                if ended.by != "upstream":
+                    self._upstream.close(*close_frame(code, reason, lost=CLIENT_LOST))
+                if ended.by != "client":
+                    await self._close_client(*close_frame(code, reason, lost=UPSTREAM_LOST))
+                await self._upstream.wait_closed()
+
+    async def _close_client(self, code: int | None, reason: str) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):
+            # ASGI has no close without a code: some servers fail at one, which is worse than 1000.
+            await self._client.close(1000 if code is None else code, reason)

@@ -14,7 +14,8 @@ from typing import Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
-from starlette.routing import Match, request_response
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.routing import BaseRoute, Match, request_response
 from starlette.types import Receive, Scope, Send
 
 from .client import ClientStream
@@ -26,7 +27,20 @@ from .exceptions import GatewayError, RequestRefused
 from .exchange import Exchange
 from .forwarder import run, send_request
 
-__all__ = ["STRAIGHT", "CatchAll", "CatchAllRoute"]
+__all__ = ["METHODS", "REST", "STRAIGHT", "CatchAll", "CatchAllRoute", "Routes"]
+
+#: The parameter of a catch-all's path that takes what follows the prefix.
+REST = "upstream_path"
+
+#: The methods a catch-all takes: RFC 9110 and 5789 without CONNECT and TRACE, WebDAV with its
+#: versioning, access control, calendar and binding extensions, and QUERY. FastAPI needs a list.
+METHODS = tuple(
+    "GET HEAD POST PUT PATCH DELETE OPTIONS QUERY "
+    "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL "
+    "VERSION-CONTROL CHECKOUT CHECKIN UNCHECKOUT MKWORKSPACE UPDATE LABEL MERGE "
+    "BASELINE-CONTROL MKACTIVITY ORDERPATCH BIND UNBIND REBIND LINK UNLINK PURGE "
+    "NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH SOURCE".split()
+)
 
 #: The key of a scope under which a route that has matched leaves the straight way.
 STRAIGHT = "fastapi_proxy_router.straight"
@@ -39,6 +53,35 @@ _CATCH_ALL = "__catch_all__"
 
 #: Finds the parts of a request's path and the changes that are declared for it.
 Plan = Callable[[Scope, str], tuple[Location, Changes]]
+
+
+class _RestConvertor(Convertor[str]):
+    """What follows a prefix: nothing, or everything from a slash on, so a segment boundary.
+
+    Where there is no prefix it also takes targets that are no path (``*``, ``http://evil/``), so
+    that they are refused with a reason instead of not being found.
+    """
+
+    regex = r"(?s:/.*)?|(?<![\s\S])(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("proxy_rest", _RestConvertor())
+
+
+class Routes(list[BaseRoute]):
+    """A router's routes, of which the catch-alls stay the last whatever is added later."""
+
+    catch_alls = 0
+
+    def append(self, route: BaseRoute) -> None:
+        """Add a route before the catch-alls."""
+        self.insert(len(self) - self.catch_alls, route)
 
 
 class CatchAll:

@@ -10,8 +10,8 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response, WebSocket
 from fastapi.routing import APIRoute
-from starlette.convertors import Convertor, register_url_convertor
-from starlette.routing import BaseRoute, Match
+from starlette.requests import HTTPConnection
+from starlette.routing import Match
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from .core.changes import NO_CHANGES, Changes, PathPattern
@@ -21,56 +21,17 @@ from .core.upstream import Upstream
 from .exceptions import ConfigurationError
 from .forwarder import send_request
 from .log import reported
-from .overrides import RequestOverride, RouteOverride
-from .relay import open_relay
-from .route import STRAIGHT, CatchAll, CatchAllRoute
+from .overrides import RequestOverride, RouteOverride, WebSocketOverride
+from .route import METHODS, REST, STRAIGHT, CatchAll, CatchAllRoute, Routes
 from .settings import ProxySettings
 from .transport import close_transports, open_transports
+from .upgrade import close_relays, relay_websocket
 
-__all__ = ["METHODS", "PoolLike", "ProxyRouter"]
+__all__ = ["PoolLike", "ProxyRouter"]
 
 PoolLike = UpstreamLike | UpstreamPool | Sequence[UpstreamLike]
 
-#: The methods a catch-all takes: RFC 9110 and 5789 without CONNECT and TRACE, WebDAV with its
-#: versioning, access control, calendar and binding extensions, and QUERY. FastAPI needs a list.
-METHODS = tuple(
-    "GET HEAD POST PUT PATCH DELETE OPTIONS QUERY "
-    "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT MKCALENDAR ACL "
-    "VERSION-CONTROL CHECKOUT CHECKIN UNCHECKOUT MKWORKSPACE UPDATE LABEL MERGE "
-    "BASELINE-CONTROL MKACTIVITY ORDERPATCH BIND UNBIND REBIND LINK UNLINK PURGE "
-    "NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH SOURCE".split()
-)
-
-_REST = "upstream_path"
 _MATCHED = "fastapi_proxy_router.matched"
-
-
-class _RestConvertor(Convertor[str]):
-    """What follows a prefix: nothing, or everything from a slash on, so a segment boundary.
-
-    Where there is no prefix it also takes targets that are no path (``*``, ``http://evil/``), so
-    that they are refused with a reason instead of not being found.
-    """
-
-    regex = r"(?s:/.*)?|(?<![\s\S])(?s:.+)"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("proxy_rest", _RestConvertor())
-
-
-class _Routes(list[BaseRoute]):
-    """A router's routes, of which the catch-alls stay the last whatever is added later."""
-
-    catch_alls = 0
-
-    def append(self, route: BaseRoute) -> None:
-        self.insert(len(self) - self.catch_alls, route)
 
 
 class ProxyRouter(APIRouter):
@@ -111,7 +72,7 @@ class ProxyRouter(APIRouter):
         declared, listed = len(self.routes), list(methods)
         for prefix, pool in self.pools.items():
             self._add_catch_alls(prefix, pool, listed)
-        self.routes = routes = _Routes(self.routes)
+        self.routes = routes = Routes(self.routes)
         routes.catch_alls = len(routes) - declared
         self.lifespan_context = self._with_transports(self.lifespan_context)
 
@@ -188,11 +149,46 @@ class ProxyRouter(APIRouter):
                     upstream,
                     policy=pool.policy,
                     location=location,
-                    changes=_changes(hook, change),
+                    changes=_changes(hook, change, RequestOverride),
                 )
 
             names = {"name": hook.__name__, "description": inspect.getdoc(hook) or ""}
             self.add_api_route(path, endpoint, methods=list(methods), **{**names, **options})
+            return hook
+
+        return register
+
+    def override_websocket(self, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a hook that decides how a WebSocket to *path* is relayed.
+
+        The hook is an ordinary dependency: FastAPI validates its parameters for every handshake,
+        and refuses with 403 what does not fit before the upstream hears anything. It returns a
+        ``WebSocketOverride``, which may hold hooks for the messages, or ``None`` to relay as it is.
+
+        Args:
+            path: The path below the router's prefix, in Starlette's syntax.
+
+        Raises:
+            ConfigurationError: No pool serves the path.
+        """
+        prefix, pool = self._pool_of(path)
+        pattern = PathPattern(path)
+
+        def register(hook: Callable[..., Any]) -> Callable[..., Any]:
+            async def endpoint(
+                websocket: WebSocket,
+                change: Any = Depends(hook),
+                upstream: Upstream = Depends(pool),
+            ) -> None:
+                slashes = _slashes(pattern, websocket) - prefix.count("/")
+                with reported(websocket.scope):
+                    location = self._location(websocket.scope, slashes)
+                changes = _changes(hook, change, WebSocketOverride)
+                await relay_websocket(
+                    websocket, upstream, policy=pool.policy, location=location, changes=changes
+                )
+
+            self.add_api_websocket_route(path, endpoint, name=hook.__name__)
             return hook
 
         return register
@@ -205,18 +201,18 @@ class ProxyRouter(APIRouter):
 
     def _add_catch_alls(self, prefix: str, pool: UpstreamPool, methods: list[str]) -> None:
         def plan(scope: Scope, method: str) -> tuple[Location, Changes]:
-            slashes = scope["path_params"][_REST].count("/")
+            slashes = scope["path_params"][REST].count("/")
             with reported(scope):
                 changes = self._declared_changes(scope, method, slashes + prefix.count("/"))
                 return self._location(scope, slashes), changes
 
         async def relay(websocket: WebSocket, upstream: Upstream = Depends(pool)) -> None:
             location, changes = plan(websocket.scope, "GET")
-            await open_relay(
+            await relay_websocket(
                 websocket, upstream, policy=pool.policy, location=location, changes=changes
             )
 
-        path = f"{prefix}{{{_REST}:proxy_rest}}"
+        path = f"{prefix}{{{REST}:proxy_rest}}"
         name = f"proxy {pool.name or prefix or '/'}"
         custom = self.route_class is not APIRoute
         self.add_api_route(
@@ -257,6 +253,7 @@ class ProxyRouter(APIRouter):
                     with _frozen():
                         yield state
             finally:
+                await close_relays(upstreams)
                 await close_transports(upstreams)
 
         return lifespan
@@ -279,20 +276,22 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _slashes(pattern: PathPattern, request: Request) -> int:
+def _slashes(pattern: PathPattern, connection: HTTPConnection) -> int:
     """Return how many slashes the decoded path has that *pattern* matched."""
-    values = (str(request.path_params[name]) for name in pattern.names)
+    values = (str(connection.path_params[name]) for name in pattern.names)
     return pattern.slashes + sum(value.count("/") for value in values)
 
 
-def _changes(hook: Callable[..., Any], change: Any) -> Changes:
+def _changes(
+    hook: Callable[..., Any], change: Any, kind: type[RequestOverride | WebSocketOverride]
+) -> Changes:
     if change is None:
         return NO_CHANGES
-    if isinstance(change, RequestOverride):
+    if isinstance(change, kind):
         return change.compile()
     raise TypeError(
         f"override hook {hook.__qualname__} returned {type(change).__name__}; "
-        "it may return a RequestOverride, a Response or None"
+        f"it may return a {kind.__name__} or None"
     )
 
 

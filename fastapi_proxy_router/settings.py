@@ -19,9 +19,16 @@ from .core.forwarded import TrustedProxies
 from .core.policy import Timeout, policy_from
 from .core.pool import UpstreamPool
 from .core.upstream import Upstream
+from .core.websocket import WebSocketOptions
 from .overrides import RouteOverride, Seconds
 
-__all__ = ["PoolSettings", "ProxySettings", "TimeoutSettings", "UpstreamSettings"]
+__all__ = [
+    "PoolSettings",
+    "ProxySettings",
+    "TimeoutSettings",
+    "UpstreamSettings",
+    "WebSocketSettings",
+]
 
 
 def _listed(value: Any) -> Any:
@@ -60,6 +67,25 @@ class TimeoutSettings(_Section):
     total: Seconds | None = None
 
 
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    WebSocketOptions(allowed_origins=value)
+    return value
+
+
+class WebSocketSettings(_Section):
+    """The fields of ``WebSocketOptions``; ``null`` is no limit, no pings, or any origin."""
+
+    max_message_size: int | None = Field(default=16 * 1024 * 1024, gt=0)
+    compression: bool = False
+    ping_interval: Seconds | None = 20.0
+    ping_timeout: Seconds | None = 20.0
+    idle: Seconds | None = None
+    lifetime: Seconds | None = None
+    allowed_origins: (
+        Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_origins)] | None
+    ) = None
+
+
 class UpstreamSettings(_Section):
     """One upstream: its URL and its share of the traffic."""
 
@@ -92,6 +118,7 @@ class PoolSettings(_Section):
         forwarded: Send RFC 7239 ``Forwarded`` as well.
         via: The name to give in ``Via``.
         timeout: Its own deadlines; those it does not set are those for all pools.
+        websocket: Its own limits for WebSockets, likewise.
     """
 
     upstreams: Annotated[
@@ -102,10 +129,14 @@ class PoolSettings(_Section):
     forwarded: bool = False
     via: Annotated[str, AfterValidator(_pseudonym)] = ""
     timeout: TimeoutSettings = TimeoutSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
 
     def build(self, name: str, settings: ProxySettings) -> UpstreamPool:
         """Return the pool, with what *settings* says for all pools."""
         timeout = settings.timeout.model_copy(update=self.timeout.model_dump(exclude_unset=True))
+        websocket = settings.websocket.model_copy(
+            update=self.websocket.model_dump(exclude_unset=True)
+        )
         return UpstreamPool(
             [upstream.build() for upstream in self.upstreams],
             name=name,
@@ -114,6 +145,7 @@ class PoolSettings(_Section):
             via=self.via,
             trusted_proxies=settings.trusted_proxies,
             timeout=Timeout(**timeout.model_dump()),
+            websocket=WebSocketOptions(**websocket.model_dump()),
         )
 
 
@@ -159,6 +191,7 @@ class ProxySettings(BaseSettings):
         trusted_proxies: Addresses and CIDRs of peers whose forwarding headers are believed,
             comma-separated or as JSON.
         timeout: The deadlines for all pools.
+        websocket: The limits for WebSockets for all pools.
         overrides: Declared overrides, as JSON.
 
     Raises:
@@ -184,6 +217,7 @@ class ProxySettings(BaseSettings):
         tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_proxies)
     ] = ()
     timeout: TimeoutSettings = TimeoutSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
     overrides: tuple[RouteOverride, ...] = ()
 
     @classmethod

@@ -13,7 +13,8 @@ from typing import Any
 
 import uvicorn
 
-#: The servers that the end-to-end tests run on.
+#: The servers that the end-to-end tests run on. uvicorn's parsers for HTTP and for WebSocket go in
+#: pairs here: httptools with websockets (Sans-I/O), h11 with wsproto.
 SERVERS = ("uvicorn-httptools", "uvicorn-h11", "hypercorn", "granian")
 
 
@@ -85,6 +86,7 @@ async def serve(
     runner = {"hypercorn": _hypercorn, "granian": _granian}.get(server, _uvicorn)
     if runner is _uvicorn:
         options["http"] = server.removeprefix("uvicorn-")
+        options.setdefault("ws", "wsproto" if server == "uvicorn-h11" else "websockets-sansio")
     async with runner(app, **options) as served:
         yield served
 
@@ -109,7 +111,7 @@ async def serve_unix(app: Any, path: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _running(app: Any, listener: socket.socket, **options: Any) -> AsyncIterator[None]:
     # Without proxy_headers the peer is what the socket says, and X-Forwarded-For is only a header.
-    defaults = {"log_level": "critical", "ws": "websockets-sansio", "proxy_headers": False}
+    defaults = {"log_level": "critical", "proxy_headers": False}
     options = {**defaults, **options}
     server = _Uvicorn(uvicorn.Config(app, timeout_graceful_shutdown=2, **options))
     task = asyncio.create_task(server.serve(sockets=[listener]))

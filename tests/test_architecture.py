@@ -18,15 +18,17 @@ FLOORS = {
     "core": 0,
     "exceptions": 0,
     "settings": 1,
+    "messages": 1,
     "overrides": 1,
     "log": 0,
     "body": 2,
     "client": 2,
     "transport": 2,
-    "dialer": 2,
+    "websocket": 2,
     "exchange": 3,
     "forwarder": 3,
     "relay": 3,
+    "upgrade": 3,
     "route": 4,
     "router": 4,
     "__init__": 5,
@@ -41,7 +43,7 @@ KNOWN = {
     5: set(),
 }
 #: exceptions derives from FastAPI's HTTPException, so that users catch ours by it.
-EXTRA = {"exceptions": {"fastapi"}}
+EXTRA = {"exceptions": {"fastapi"}, "relay": {"anyio"}}
 #: The one thing that the pure floor may take from starlette besides path patterns.
 PURE = {"starlette.requests", "starlette.routing"}
 

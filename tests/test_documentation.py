@@ -15,7 +15,13 @@ import pytest
 from dotenv import dotenv_values
 from fastapi import FastAPI
 
-from fastapi_proxy_router import PoolSettings, ProxyRouter, ProxySettings, TimeoutSettings
+from fastapi_proxy_router import (
+    PoolSettings,
+    ProxyRouter,
+    ProxySettings,
+    TimeoutSettings,
+    WebSocketSettings,
+)
 from tests.servers import get_raw, raw_upstream, send_raw, serve, status
 
 pytest_plugins = ["pytester"]
@@ -143,10 +149,11 @@ def test_every_setting_is_documented():
     variables = {
         f"PROXY_{field.upper()}"
         for field in ProxySettings.model_fields
-        if field not in ("pools", "timeout")
+        if field not in ("pools", "timeout", "websocket")
     }
     variables |= {f"PROXY_POOLS__USERS__{field.upper()}" for field in PoolSettings.model_fields}
     variables |= {f"PROXY_TIMEOUT__{field.upper()}" for field in TimeoutSettings.model_fields}
+    variables |= {f"PROXY_WEBSOCKET__{field.upper()}" for field in WebSocketSettings.model_fields}
     assert {variable for variable in variables if variable not in text} == set()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -266,6 +267,37 @@ async def test_settings_from_environment_build_the_gateway(load, running, client
     legacy = (await client.get(f"{gateway.url}/users/legacy/a%20b")).json()
     assert legacy["target"] == "/v2/a%20b"
     assert Upstream(one.url).authority.decode() == legacy["headers"]["host"]
+
+
+# moderated_chat
+
+
+async def test_moderated_chat_looks_into_messages(load, running):
+    """Blanks go, empty messages are dropped, the fourth is answered, and nonsense ends it."""
+    upstream = await running(named("chat"))
+    gateway = await running(load("moderated_chat", UPSTREAM=upstream.url).app)
+    async with connect(gateway, "/rooms/1") as websocket:
+        for text in ("one", "  ", " two ", "three", "four"):
+            await websocket.send(json.dumps({"text": text}))
+        received = [await websocket.recv() for _ in range(4)]
+        assert sorted(received) == [
+            'chat: {"text":"one"}',
+            'chat: {"text":"three"}',
+            'chat: {"text":"two"}',
+            '{"error":"Three messages are enough."}',
+        ]
+        await websocket.send("hello")
+        await websocket.wait_closed()
+        assert websocket.close_code == 1008
+
+
+async def test_moderated_chat_refuses_a_room_that_is_no_number(load, running):
+    """The upstream hears nothing of it."""
+    gateway = await running(load("moderated_chat", UPSTREAM=await _closed_port()).app)
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with connect(gateway, "/rooms/lobby"):
+            pass
+    assert refused.value.response.status_code == 403
 
 
 def test_every_example_is_tested():

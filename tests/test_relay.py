@@ -25,6 +25,7 @@ from fastapi_proxy_router import (
     Timeout,
     Upstream,
     UpstreamPool,
+    WebSocketOptions,
     proxy_pass_websocket,
 )
 from tests.servers import Served, listening_socket, raw_upstream, serve
@@ -286,7 +287,9 @@ async def test_a_message_over_the_limit_ends_both_sides_with_1009(server):
         await connection.wait_closed()
 
     async with ws_upstream(large) as upstream:
-        async with serve(gateway(upstream, max_message_size=1000), server) as gw:
+        async with serve(
+            gateway(upstream, websocket=WebSocketOptions(max_message_size=1000)), server
+        ) as gw:
             async with dialled(gw) as client:
                 assert (await ended(client))[0] == 1009
             await upstream.closed.wait()

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from starlette.routing import compile_path
 
 from .headers import NO_EDITS, Edits
+from .messages import MessageHook
 from .policy import Timeout
 from .target import quote_path, raw_groups
+from .websocket import WebSocketOptions
 
 __all__ = ["NO_CHANGES", "Changes", "PathPattern", "Rewrite"]
 
@@ -27,6 +29,9 @@ class Changes:
         request: Edits of the request's headers, after hop-by-hop ones are gone and ours are set.
         response: Edits of the response's headers.
         timeout: The deadlines.
+        websocket: The limits of a WebSocket.
+        on_client_message: Sees every message of a WebSocket's client.
+        on_upstream_message: Sees every message of its upstream.
     """
 
     path: bytes | None = None
@@ -37,6 +42,9 @@ class Changes:
     request: Edits = NO_EDITS
     response: Edits = NO_EDITS
     timeout: Timeout | None = None
+    websocket: WebSocketOptions | None = None
+    on_client_message: MessageHook | None = None
+    on_upstream_message: MessageHook | None = None
 
 
 NO_CHANGES = Changes()

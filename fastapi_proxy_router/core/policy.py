@@ -9,6 +9,7 @@ from typing import NamedTuple, TypedDict
 
 from ..exceptions import ConfigurationError
 from .forwarded import TrustedProxies
+from .websocket import WebSocketOptions
 
 _VIA = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z:]*")
 
@@ -94,7 +95,7 @@ class ForwardPolicy:
     via: bytes = b""
     keep_server_headers: bool = False
     timeout: Timeout = field(default_factory=Timeout)
-    max_message_size: int | None = 16 * 1024 * 1024
+    websocket: WebSocketOptions = field(default_factory=WebSocketOptions)
 
 
 #: For an upstream that is in no pool.
@@ -113,8 +114,7 @@ class PolicyOptions(TypedDict, total=False):
         keep_server_headers: Pass the upstream's ``Date`` and ``Server`` on. Only for servers that
             add none themselves (uvicorn with ``--no-date-header --no-server-header``).
         timeout: A ``Timeout``, or one number of seconds for all its deadlines.
-        max_message_size: The largest WebSocket message from an upstream, in bytes; ``None`` is no
-            limit. Default: 16 MiB, uvicorn's own limit for messages from a client.
+        websocket: How WebSockets are relayed: ``WebSocketOptions``.
     """
 
     preserve_host: bool
@@ -123,7 +123,7 @@ class PolicyOptions(TypedDict, total=False):
     via: str
     keep_server_headers: bool
     timeout: float | Timeout
-    max_message_size: int | None
+    websocket: WebSocketOptions
 
 
 def policy_from(options: PolicyOptions) -> ForwardPolicy:
@@ -144,6 +144,8 @@ def policy_from(options: PolicyOptions) -> ForwardPolicy:
         values["timeout"] = as_timeout(options.get("timeout", Timeout()))
     except ConfigurationError as error:
         mistakes += error.mistakes
+    if not isinstance(options.get("websocket", WebSocketOptions()), WebSocketOptions):
+        mistakes.append(f"websocket must be WebSocketOptions, not {options['websocket']!r}")
     via = options.get("via", "")
     if not _VIA.fullmatch(via):
         mistakes.append(f"via must be a pseudonym or a host, not {via!r}")

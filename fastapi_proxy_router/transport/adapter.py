@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -29,6 +30,7 @@ from .foreign import ForeignResponse, exchange_foreign, library_of
 __all__ = [
     "UpstreamResponse",
     "close_transports",
+    "connect",
     "crossing",
     "exchange",
     "open_transports",
@@ -37,6 +39,10 @@ __all__ = [
 #: A response whose body is still to come, from either kind of transport.
 UpstreamResponse = HTTP1Response | ForeignResponse
 
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
+
+#: Connects for upstreams whose transport is not ours.
+_DEFAULT = HTTP1Transport()
 #: The system has no more of something: descriptors, memory, ports. No upstream is to blame.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _OURS: tuple[tuple[str, type[GatewayError], Stage | None, Fault], ...] = (
@@ -93,6 +99,23 @@ def exchange(
     if isinstance(transport, HTTP1Transport):
         return transport.exchange(upstream.address, request, timeout.waits, early_hint=early_hint)
     return exchange_foreign(transport, upstream.address, request, timeout)
+
+
+def connect(
+    upstream: Upstream, new: Callable[[], _Protocol], timeout: Timeout
+) -> Coroutine[Any, Any, _Protocol]:
+    """Open a connection for a protocol of the caller's; to be awaited in ``crossing``.
+
+    It is opened as the upstream's transport opens its own. What a foreign transport does is not to
+    be known: by TCP then, with the default verification of TLS.
+
+    Raises:
+        httpx.TransportError: There is no connection.
+    """
+    transport = _transport_of(upstream)
+    if not isinstance(transport, HTTP1Transport):
+        transport = _DEFAULT
+    return transport.connect(upstream.address, new, timeout=timeout.connect)
 
 
 class crossing:  # noqa: N801 - reads as what it does, like the context managers of contextlib

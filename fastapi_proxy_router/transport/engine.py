@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from functools import cache
-from typing import Any
+from functools import cache, cached_property, partial
+from typing import Any, TypeVar
 
 import httpx
 
@@ -22,9 +22,11 @@ from ..core.upstream import Origin
 from .attempt import EarlyHint, HTTP1Response, RawRequest, attempt
 from .http1 import HTTP1Connection
 from .limits import DEFAULT_LIMITS, ConnectionLimits, failure
-from .pool import Connect, ConnectionPool
+from .pool import ConnectionPool
 
 __all__ = ["HTTP1Transport", "tls_context"]
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _PORTS = {"http": 80, "https": 443}
 _NETWORK = (httpx.NetworkError, httpx.RemoteProtocolError)
@@ -87,7 +89,7 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
             httpx.TransportError: There is no response. Its ``request_sent`` says whether anything
                 of the request was sent.
         """
-        pool = self._pool(origin, server_hostname or self._server_hostname)
+        pool = self._pool(origin, server_hostname)
         head = request.head()
         connection = pool.take() or await pool.open(connect=deadlines.connect, pool=deadlines.pool)
         while True:
@@ -114,35 +116,52 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
         key = (origin, server_hostname) if server_hostname else origin
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = ConnectionPool(
-                self._connector(origin, server_hostname), self._limits
-            )
+            connect = partial(self.connect, origin, server_hostname=server_hostname)
+            pool = self._pools[key] = ConnectionPool(connect, self._limits)
         return pool
 
-    def _connector(self, origin: Origin, server_hostname: str | None) -> Connect:
+    async def connect(
+        self,
+        origin: Origin,
+        new: Callable[[], _Protocol],
+        *,
+        timeout: float | None,
+        server_hostname: str | None = None,
+    ) -> _Protocol:
+        """Open a connection outside of the pools, for a protocol of the caller's.
+
+        Args:
+            origin: Where to.
+            new: Makes the protocol.
+            timeout: Seconds until it stands.
+            server_hostname: The name that TLS asks for and verifies.
+
+        Raises:
+            httpx.ConnectError: It could not be opened.
+            httpx.ConnectTimeout: It did not stand in time.
+        """
         tls: dict[str, Any] = {}
-        if (context := self._context(origin)) is not None:
-            tls = {"ssl": context, "server_hostname": server_hostname or origin.host}
-
-        async def connect(new: Callable[[], HTTP1Connection]) -> HTTP1Connection:
-            loop = asyncio.get_running_loop()
-            try:
+        if origin.scheme == "https":
+            name = server_hostname or self._server_hostname or origin.host
+            tls = {"ssl": self._context, "server_hostname": name}
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
                 if self._uds is not None:
-                    _, connection = await loop.create_unix_connection(new, self._uds, **tls)
+                    _, protocol = await loop.create_unix_connection(new, self._uds, **tls)
                 else:
-                    _, connection = await loop.create_connection(
-                        new, origin.host, origin.port, **tls
-                    )
-            except (OSError, UnicodeError, OverflowError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise failure(httpx.ConnectError, reason, request_sent=False) from error
-            return connection
+                    _, protocol = await loop.create_connection(new, origin.host, origin.port, **tls)
+        except TimeoutError as error:
+            if error.errno is None:
+                reason = f"no connection within {timeout} s"
+                raise failure(httpx.ConnectTimeout, reason, request_sent=False) from None
+            raise _unconnected(error) from error
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise _unconnected(error) from error
+        return protocol
 
-        return connect
-
-    def _context(self, origin: Origin) -> ssl.SSLContext | None:
-        if origin.scheme != "https":
-            return None
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
         return tls_context() if self._verify else httpx.create_ssl_context(verify=False)
@@ -186,6 +205,10 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
                 pool.close()
             # The event loop closes their sockets in its next round.
             await asyncio.sleep(0)
+
+
+def _unconnected(error: Exception) -> httpx.ConnectError:
+    return failure(httpx.ConnectError, f"{type(error).__name__}: {error}", request_sent=False)
 
 
 def _may_repeat(request: RawRequest, connection: HTTP1Connection, error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 
 from ..core.names import Header
+from .cork import Cork
 from .limits import ConnectionLimits, failure
 from .parser import Head, IllegalResponse, ResponseParser
 from .reading import arrivals, is_tls_ended, read_buffer, read_rest
@@ -30,7 +31,7 @@ class HTTP1Connection(asyncio.BufferedProtocol):
         loop: The event loop it lives in.
         limits: The limits for the heads of responses.
         closed: Is called when the connection is lost.
-        cork: Is given a connection that has something to send, to call its ``uncork`` soon.
+        cork: Holds requests back that begin in the same round of the event loop.
 
     Attributes:
         born: When it was opened, on the loop's clock.
@@ -45,7 +46,7 @@ class HTTP1Connection(asyncio.BufferedProtocol):
         loop: asyncio.AbstractEventLoop,
         limits: ConnectionLimits,
         closed: Callable[[HTTP1Connection], None],
-        cork: Callable[[HTTP1Connection], None],
+        cork: Cork,
     ) -> None:
         self._loop = loop
         self._closed = closed
@@ -90,7 +91,7 @@ class HTTP1Connection(asyncio.BufferedProtocol):
         self.exchanges += 1
         self._corked = data
         if not more:
-            self._cork(self)
+            self._cork.hold(self.uncork)
             return
         self.uncork()
         if self._error is not None:

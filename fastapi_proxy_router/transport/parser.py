@@ -45,6 +45,7 @@ class ResponseParser:
         trailers: The trailers, which come with the end of the body.
         in_body: The response's head has come.
         complete: The response has come.
+        rest: What came behind a response that switches protocols.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -52,9 +53,16 @@ class ResponseParser:
         self._parser: httptools.HttpResponseParser | None = None
         self.begin(to_head=False)
 
-    def begin(self, *, to_head: bool) -> None:
-        """Expect the response to the next request; *to_head* says that its method is HEAD."""
+    def begin(self, *, to_head: bool, may_switch: bool = False) -> None:
+        """Expect the response to the next request.
+
+        Args:
+            to_head: The request's method is HEAD.
+            may_switch: It asks to switch protocols, so 101 is an answer.
+        """
         self._to_head = to_head
+        self._may_switch = may_switch
+        self.rest = b""
         self._headers: list[Header] = []
         # Bytes of this response that were no body, since the last that were.
         self._lines = 0
@@ -90,7 +98,9 @@ class ResponseParser:
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.complete:
+            if self.complete and isinstance(error, httptools.HttpParserUpgrade):
+                self.rest = bytes(data[error.args[0] :])
+            elif not self.complete:
                 reason = error.__context__ or error
                 raise IllegalResponse(str(reason)) from error
             self._surplus = True
@@ -168,6 +178,10 @@ class ResponseParser:
 
     def _on_interim(self, head: Head) -> None:
         self._interim += 1
+        if head.status == 101 and self._may_switch and head.http_version == "1.1":
+            self.heads.append(head)
+            self.complete = True
+            return
         if head.status == 101:
             raise IllegalResponse("it switches to a protocol that nobody asked for")
         if self._interim > _MAX_INTERIM:

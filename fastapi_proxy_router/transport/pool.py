@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import httpx
 
+from .cork import current_cork
 from .http1 import HTTP1Connection
 from .limits import ConnectionLimits, failure
 
 __all__ = ["Connect", "ConnectionPool"]
 
-#: Opens a connection that the pool has made.
-Connect = Callable[[Callable[[], HTTP1Connection]], Awaitable[HTTP1Connection]]
+
+class Connect(Protocol):
+    """Opens a connection that the pool has made; raises httpx's errors."""
+
+    def __call__(
+        self, new: Callable[[], HTTP1Connection], *, timeout: float | None
+    ) -> Awaitable[HTTP1Connection]:
+        """Return the connection once it stands."""
 
 
 class ConnectionPool:
@@ -38,7 +46,7 @@ class ConnectionPool:
         self._opening = 0
         self._waiters: deque[asyncio.Future[HTTP1Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._corked: list[HTTP1Connection] = []
+        self._cork = current_cork()
         self._closed = False
 
     def take(self) -> HTTP1Connection | None:
@@ -90,11 +98,7 @@ class ConnectionPool:
     async def _fill_place(self, seconds: float | None) -> HTTP1Connection:
         connection: HTTP1Connection | None = None
         try:
-            async with asyncio.timeout(seconds):
-                connection = await self._connect(self._new)
-        except TimeoutError:
-            reason = f"no connection within {seconds} s"
-            raise failure(httpx.ConnectTimeout, reason, request_sent=False) from None
+            connection = await self._connect(self._new, timeout=seconds)
         finally:
             self._opening -= 1
             if connection is None:
@@ -104,17 +108,6 @@ class ConnectionPool:
 
     def _new(self) -> HTTP1Connection:
         return HTTP1Connection(self._loop, self._limits, self._lost, self._cork)
-
-    def _cork(self, connection: HTTP1Connection) -> None:
-        if not self._corked:
-            self._loop.call_soon(self._uncork)
-        self._corked.append(connection)
-
-    def _uncork(self) -> None:
-        """Let all requests of this round go at once, which wakes the upstream once for all."""
-        corked, self._corked = self._corked, []
-        for connection in corked:
-            connection.uncork()
 
     async def _turn(self, seconds: float | None) -> HTTP1Connection | None:
         """Wait for a connection, or for the place of one (``None``), already counted as opening."""

@@ -37,7 +37,6 @@ def test_codes_that_may_be_sent_cross(code):
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (None, None),
         (1005, None),
         (1006, 1014),
         (1015, 1014),
@@ -52,6 +51,11 @@ def test_codes_that_may_be_sent_cross(code):
 def test_codes_that_may_not_be_sent_are_replaced(code, expected):
     """Without their reason."""
     assert close_frame(code, "why", lost=1014) == (expected, "")
+
+
+def test_a_reason_that_cannot_be_sent_is_mended():
+    """A surrogate stands for no bytes."""
+    assert close_frame(4000, "bad \ud800", lost=1014) == (4000, "bad ?")
 
 
 def test_a_reason_is_cut_to_what_a_frame_holds():

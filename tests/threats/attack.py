@@ -24,7 +24,7 @@ _H11 = ("uvicorn-h11", "hypercorn")
 #: table in docs/security.md is this one; a test compares them.
 KNOWN: dict[str, tuple[str, ...]] = {
     "Trailers of a request stand among its headers": ("uvicorn-httptools",),
-    "A WebSocket handshake with a body is never answered": ("uvicorn-httptools", "uvicorn-h11"),
+    "A WebSocket handshake with a body is never answered": ("uvicorn-httptools",),
     "Bytes right behind a WebSocket handshake keep the upstream's connection open": ("hypercorn",),
     "`Upgrade: h2c` is obeyed": ("hypercorn",),
     "HTTP/2 is spoken without TLS": ("hypercorn", "granian"),

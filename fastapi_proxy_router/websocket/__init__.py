@@ -1,0 +1,7 @@
+"""The upstream's side of a WebSocket."""
+
+from .connection import CLOSE_TIMEOUT, UpstreamWebSocket
+from .dialer import Dialled, Refused, dial
+from .ending import UpstreamEnded
+
+__all__ = ["CLOSE_TIMEOUT", "Dialled", "Refused", "UpstreamEnded", "UpstreamWebSocket", "dial"]
