@@ -1,7 +1,7 @@
 """Measure this library and others in one run.
 
-    make bench                               all of it, in about five minutes
-    make bench QUICK=1                       a first look, in about one
+    make bench                               all of it, in about ten minutes
+    make bench QUICK=1                       a first look, in about two
     make bench ROWS="get-32 download"        some of the work
     make bench CONTENDERS="nginx, direct"    some of those it is measured against
 
@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,13 @@ from . import nginx, report
 from .contenders import (
     CONTENDERS,
     DIRECT,
+    ECHO,
     HELLO,
     NGINX,
     NGINX_LARGE,
     PROXIES,
+    PROXY_LIB,
+    REVERSE_PROXY,
     THIS,
     VARIANTS,
     Contender,
@@ -39,23 +42,34 @@ from .contenders import (
 from .load import LOADS, Load, alternate
 from .processes import MIB, BenchmarkError, Launcher, Process, program
 from .results import Results, noise, verdicts
+from .sockets import ECHOES, FLOODS, IDLE, Echo, check_echo, flooded, idle
 from .streams import TRANSFERS, first_event, first_events, transfer
 
 BEGAN = time.monotonic()
 HERE = Path(__file__).parent
 EVENTS = "events"
-ROWS = (*LOADS, *TRANSFERS, EVENTS)
+WS_IDLE, WS_SLOW = "ws-idle", "ws-slow"
+SOCKETS = (*ECHOES, WS_IDLE, WS_SLOW)
+ROWS = (*LOADS, *TRANSFERS, EVENTS, *SOCKETS)
+RELAYS = (THIS, REVERSE_PROXY, PROXY_LIB, NGINX)
 #: Who takes part in which row; in all others it is the proxies and hello world.
 PARTS: dict[str, Sequence[str]] = {
     "get-32": (*PROXIES, HELLO, DIRECT, *VARIANTS),
     "post-10k": PROXIES,
     "body-100k": (*PROXIES, NGINX_LARGE, DIRECT),
     **dict.fromkeys((*TRANSFERS, EVENTS), (*PROXIES, DIRECT)),
+    **dict.fromkeys(ECHOES, (*RELAYS, ECHO, DIRECT)),
+    "ws-16k-32": (*RELAYS, NGINX_LARGE, ECHO, DIRECT),
+    WS_IDLE: (*RELAYS, ECHO),
+    WS_SLOW: RELAYS,
 }
 #: What a quick run leaves out: rows without a target, and others where we are compared with none.
-QUICK_ROWS = tuple(row for row in ROWS if row not in ("get-8", "get-128", "post-10k"))
-QUICK_PARTS = {row: (THIS, NGINX, DIRECT) for row in ROWS if row not in LOADS} | {
-    "get-512": (THIS, HELLO, NGINX)
+QUICK_ROWS = tuple(row for row in ROWS if row not in ("get-8", "get-128", "post-10k", "ws-16k-512"))
+QUICK_PARTS: dict[str, Sequence[str]] = {
+    **{row: (THIS, NGINX, DIRECT) for row in ROWS if row not in LOADS},
+    "get-512": (THIS, HELLO, NGINX),
+    "ws-64-32": (*RELAYS, ECHO, DIRECT),
+    "ws-64-512": (THIS, REVERSE_PROXY, ECHO),
 }
 
 
@@ -71,8 +85,7 @@ class Settings:
     def size_mib(self) -> int:
         return 128 if self.quick else 1024
 
-    def load(self, row: str) -> Load:
-        load = LOADS[row]
+    def load(self, load: Load | Echo) -> Load | Echo:
         return dataclasses.replace(load, rounds=1, seconds=1) if self.quick else load
 
     def part(self, row: str) -> list[str]:
@@ -100,38 +113,66 @@ def settings() -> Settings:
 
 
 @contextmanager
-def upstream(launcher: Launcher, *, streams: bool) -> Iterator[Process]:
-    process = launcher.python("upstream") if streams else launcher.nginx(nginx.upstream)
+def upstream(launcher: Launcher, module: str = "") -> Iterator[Process]:
+    """Run nginx, or a module of this package, until the block ends."""
+    process = launcher.python(module) if module else launcher.nginx(nginx.upstream)
     yield process
     launcher.stop(process)
 
 
-def measure_loads(launcher: Launcher, chosen: Settings, results: Results) -> None:
-    rows = [row for row in LOADS if row in chosen.rows]
+def measure_loads(
+    launcher: Launcher, chosen: Settings, results: Results, *, websockets: bool = False
+) -> None:
+    works: Mapping[str, Load | Echo] = ECHOES if websockets else LOADS
+    rows = [row for row in works if row in chosen.rows]
     parts = {row: chosen.part(row) for row in rows}
     needed = [name for name in CONTENDERS if any(name in part for part in parts.values())]
     if not rows:
         return
-    with upstream(launcher, streams=False) as server, ExitStack() as stack:
+    with upstream(launcher, "echo_server" if websockets else "") as server, ExitStack() as stack:
         running = {}
         for contender in available(needed, results):
-            process = stack.enter_context(contender.running(launcher, server))
+            process = stack.enter_context(
+                contender.running(launcher, server, websockets=websockets)
+            )
             try:
-                check(contender, process)
+                check_echo(process) if websockets else check(contender, process)
             except BenchmarkError as error:
                 note(results, f"{contender.name} is skipped: {error}")
                 continue
             running[contender.name] = process
         for row in rows:
-            say(LOADS[row].title)
+            load = chosen.load(works[row])
+            say(load.title)
             part = {name: running[name] for name in parts[row] if name in running}
-            results.loads[row] = alternate(launcher, part, chosen.load(row), partial(note, results))
+            results.loads[row] = alternate(launcher, part, load, partial(note, results))
+
+
+def measure_sockets(launcher: Launcher, chosen: Settings, results: Results) -> None:
+    with upstream(launcher, "echo_server") as server:
+        if WS_IDLE in chosen.rows:
+            say(f"{IDLE:,} idle connections")
+            for contender in available(chosen.part(WS_IDLE), results):
+                try:
+                    results.idle[contender.name] = idle(launcher, contender, server)
+                except (BenchmarkError, OSError) as error:
+                    note(results, f"{contender.name}, {WS_IDLE}: {error}")
+        for who in FLOODS if WS_SLOW in chosen.rows else ():
+            say(FLOODS[who].title.format(chosen.size_mib))
+            found = results.floods.setdefault(who, {})
+            for contender in available(chosen.part(WS_SLOW), results):
+                try:
+                    found[contender.name] = flooded(
+                        launcher, contender, server, FLOODS[who], chosen.size_mib
+                    )
+                except (BenchmarkError, OSError) as error:
+                    note(results, f"{contender.name}, {who} does not read: {error}")
 
 
 def measure_streams(launcher: Launcher, chosen: Settings, results: Results) -> None:
     rows = [row for row in TRANSFERS if row in chosen.rows]
     size = chosen.size_mib * MIB
-    with upstream(launcher, streams=True) as server:
+    with upstream(launcher, "upstream") as server:
         for row in rows:
             say(TRANSFERS[row].title.format(int(chosen.size_mib * TRANSFERS[row].part)))
             found = results.streams.setdefault(row, {})
@@ -178,7 +219,7 @@ def note(results: Results, line: str) -> None:
 
 
 def prepare() -> None:
-    """Check for the programs, make room for 512 clients, and end all processes when told to end."""
+    """Check for the programs, make room for the sockets, and end all processes when told to end."""
     if missing := [name for name in ("nginx", "wrk") if not program(name)]:
         raise SystemExit(f"{' and '.join(missing)} not found: apt-get install nginx-light wrk")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -199,6 +240,9 @@ def main() -> None:
         measure_loads(launcher, chosen, results)
         if any(row in chosen.rows for row in (*TRANSFERS, EVENTS)):
             measure_streams(launcher, chosen, results)
+        measure_loads(launcher, chosen, results, websockets=True)
+        if any(row in chosen.rows for row in (WS_IDLE, WS_SLOW)):
+            measure_sockets(launcher, chosen, results)
     text = report.markdown(results)
     (HERE / "results.md").write_text(text, encoding="utf-8")
     found = dataclasses.asdict(results) | {

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -72,9 +73,23 @@ def add_routes(app: FastAPI) -> None:
         app.get(f"/service-{number}/{{item}}")(answer)
 
 
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "websocket":
+        raise NotImplementedError(scope["type"])
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
+
+
+def echo(_url: str) -> ASGIApp:
+    """Return each message of a WebSocket: no proxy, no upstream, no FastAPI."""
+    return _echo
+
+
 def reverse_proxy(url: str) -> FastAPI:
     """Build fastapi-reverse-proxy's gateway, as in its README."""
-    from fastapi_reverse_proxy import Proxy, proxy_pass
+    from fastapi_reverse_proxy import Proxy, proxy_pass, proxy_pass_websocket
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,6 +102,10 @@ def reverse_proxy(url: str) -> FastAPI:
     async def index(request: Request) -> Any:
         return await proxy_pass(request, url)
 
+    @app.websocket("/{path:path}")
+    async def index_websocket(websocket: WebSocket) -> None:
+        await proxy_pass_websocket(websocket, url)
+
     return app
 
 
@@ -95,6 +114,16 @@ def proxy_lib(url: str) -> FastAPI:
     from fastapi_proxy_lib.fastapi.app import reverse_http_app
 
     app: FastAPI = reverse_http_app(base_url=f"{url}/")
+    return app
+
+
+def proxy_lib_websocket(url: str) -> FastAPI:
+    """Build fastapi-proxy-lib's gateway for WebSockets; httpx allows 100 connections by default."""
+    import httpx
+    from fastapi_proxy_lib.fastapi.app import reverse_ws_app
+
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
+    app: FastAPI = reverse_ws_app(client, base_url=f"{url.replace('http', 'ws', 1)}/")
     return app
 
 
@@ -129,7 +158,7 @@ def snippet(url: str) -> FastAPI:
     return app
 
 
-APPS: dict[str, Callable[[str], FastAPI]] = {
+APPS: dict[str, Callable[[str], ASGIApp]] = {
     app.__name__: app
     for app in (
         router,
@@ -137,14 +166,16 @@ APPS: dict[str, Callable[[str], FastAPI]] = {
         router_100_upstreams,
         reverse_proxy,
         proxy_lib,
+        proxy_lib_websocket,
         snippet,
         hello,
+        echo,
         hello_100_routes,
     )
 }
 
 
-def serve(app: FastAPI) -> None:
+def serve(app: ASGIApp) -> None:
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)

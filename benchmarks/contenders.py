@@ -16,6 +16,7 @@ REVERSE_PROXY = "fastapi-reverse-proxy"
 PROXY_LIB = "fastapi-proxy-lib"
 SNIPPET = "httpx snippet"
 HELLO = "FastAPI hello world"
+ECHO = "bare ASGI echo"
 NGINX = "nginx"
 NGINX_LARGE = "nginx with 64 KiB buffers"
 DIRECT = "direct"
@@ -33,18 +34,24 @@ class Contender:
     #: The distribution it needs besides FastAPI and uvicorn.
     needs: str = ""
     forwards: bool = True
+    #: The app for WebSockets, where it is another one.
+    websocket_app: str = ""
 
     @contextmanager
-    def running(self, launcher: Launcher, upstream: Process) -> Iterator[Process]:
+    def running(
+        self, launcher: Launcher, upstream: Process, *, websockets: bool = False
+    ) -> Iterator[Process]:
         """Run it in front of *upstream* until the block ends."""
         if self.name == DIRECT:
             yield upstream
             return
         if self.app:
-            process = launcher.python("apps", self.app, upstream.url)
+            app = (websockets and self.websocket_app) or self.app
+            process = launcher.python("apps", app, upstream.url)
         else:
             buffers = nginx.LARGE_BUFFERS if self.name == NGINX_LARGE else ""
-            process = launcher.nginx(nginx.proxy(upstream.url, buffers))
+            headers = nginx.WEBSOCKET if websockets else nginx.HTTP
+            process = launcher.nginx(nginx.proxy(upstream.url, buffers, headers))
         try:
             yield process
         finally:
@@ -60,9 +67,10 @@ CONTENDERS = {
     for contender in (
         Contender(THIS, "router", "fastapi-proxy-router"),
         Contender(REVERSE_PROXY, "reverse_proxy", "fastapi-reverse-proxy"),
-        Contender(PROXY_LIB, "proxy_lib", "fastapi-proxy-lib"),
+        Contender(PROXY_LIB, "proxy_lib", "fastapi-proxy-lib", websocket_app="proxy_lib_websocket"),
         Contender(SNIPPET, "snippet", "httpx"),
         Contender(HELLO, "hello", forwards=False),
+        Contender(ECHO, "echo", forwards=False),
         Contender(NGINX),
         Contender(NGINX_LARGE),
         Contender(DIRECT),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from . import nginx
 from .processes import BenchmarkError, Launcher, Process, program
@@ -18,30 +19,8 @@ SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
 @dataclass(frozen=True)
-class Load:
-    """What wrk sends. With a body it is a POST."""
-
-    title: str
-    clients: int
-    path: str = "/"
-    body: int = 0
-    seconds: int = 2
-    rounds: int = 3
-
-
-LOADS = {
-    "get-8": Load("small GETs, 8 clients", 8, seconds=1, rounds=2),
-    "get-32": Load("small GETs, 32 clients", 32),
-    "get-128": Load("small GETs, 128 clients", 128, seconds=1, rounds=2),
-    "get-512": Load("small GETs, 512 clients", 512, seconds=3, rounds=2),
-    "post-10k": Load("POSTs of 10 KiB, 32 clients", 32, body=10 * 1024, rounds=2),
-    "body-100k": Load("GETs of 100 KiB, 32 clients", 32, path=nginx.FILE),
-}
-
-
-@dataclass(frozen=True)
 class Round:
-    """What one run of wrk showed."""
+    """What one run of wrk showed, or one of the echo client."""
 
     answers: int
     requests_per_second: float
@@ -56,40 +35,94 @@ class Round:
     others: float
 
 
-def drive(launcher: Launcher, process: Process, load: Load) -> Round:
-    """Run wrk once.
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds: of the wall clock, and of CPU time of the contender, of all of us and of all."""
 
-    Raises:
-        BenchmarkError: wrk did not run.
-    """
-    command = [program("wrk") or "wrk", "-t1", f"-c{load.clients}", f"-d{load.seconds}s"]
-    command += ["--timeout", "10s", "-s", str(SCRIPT), f"{process.url}{load.path}"]
-    command += ["--", str(load.body)] if load.body else []
-    began, gateway, ours, all_of_it = _clocks(launcher, process)
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    ended, gateway_after, ours_after, all_after = _clocks(launcher, process)
-    process.settle()
-    if run.returncode:
-        raise BenchmarkError(f"{' '.join(command)}: {run.stderr}{run.stdout}")
-    found = json.loads(run.stdout.splitlines()[-1])
-    answers = found["answers"] - found["refused"]
-    elapsed = ended - began
+    wall: float
+    gateway: float
+    ours: float
+    machine: float
+
+    @classmethod
+    def read(cls, launcher: Launcher, process: Process) -> Self:
+        return cls(
+            time.monotonic(), process.cpu_seconds(), launcher.cpu_seconds(), _machine_seconds()
+        )
+
+
+def one_round(found: Mapping[str, float], before: Clocks, after: Clocks) -> Round:
+    """Return what a client *found*; "cpu" is its own CPU time, if it is still running."""
+    answers = int(found["answers"] - found["refused"])
+    elapsed, gateway = after.wall - before.wall, after.gateway - before.gateway
+    ours = after.ours - before.ours + found.get("cpu", 0)
     return Round(
         answers=answers,
         requests_per_second=answers / (found["microseconds"] / 1e6),
         p50_ms=found["p50"] / 1000,
         p99_ms=found["p99"] / 1000,
-        errors=found["refused"] + found["broken"],
-        busy=(gateway_after - gateway) / elapsed,
-        cpu_us=(gateway_after - gateway) * 1e6 / max(answers, 1),
-        others=max(0.0, (all_after - all_of_it) - (ours_after - ours)) / elapsed,
+        errors=int(found["refused"] + found["broken"]),
+        busy=gateway / elapsed,
+        cpu_us=gateway * 1e6 / max(answers, 1),
+        others=max(0.0, after.machine - before.machine - ours) / elapsed,
     )
+
+
+class Work(Protocol):
+    """What a round does."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def rounds(self) -> int: ...
+
+    def drive(self, launcher: Launcher, process: Process) -> Round: ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk sends. With a body it is a POST."""
+
+    title: str
+    clients: int
+    path: str = "/"
+    body: int = 0
+    seconds: int = 2
+    rounds: int = 3
+
+    def drive(self, launcher: Launcher, process: Process) -> Round:
+        """Run wrk once.
+
+        Raises:
+            BenchmarkError: wrk did not run.
+        """
+        command = [program("wrk") or "wrk", "-t1", f"-c{self.clients}", f"-d{self.seconds}s"]
+        command += ["--timeout", "10s", "-s", str(SCRIPT), f"{process.url}{self.path}"]
+        command += ["--", str(self.body)] if self.body else []
+        before = Clocks.read(launcher, process)
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        after = Clocks.read(launcher, process)
+        process.settle()
+        if run.returncode:
+            raise BenchmarkError(f"{' '.join(command)}: {run.stderr}{run.stdout}")
+        return one_round(json.loads(run.stdout.splitlines()[-1]), before, after)
+
+
+LOADS = {
+    "get-8": Load("small GETs, 8 clients", 8, seconds=1, rounds=2),
+    "get-32": Load("small GETs, 32 clients", 32),
+    "get-128": Load("small GETs, 128 clients", 128, seconds=1, rounds=2),
+    "get-512": Load("small GETs, 512 clients", 512, seconds=3, rounds=2),
+    "post-10k": Load("POSTs of 10 KiB, 32 clients", 32, body=10 * 1024, rounds=2),
+    "body-100k": Load("GETs of 100 KiB, 32 clients", 32, path=nginx.FILE),
+}
 
 
 def alternate(
     launcher: Launcher,
     processes: Mapping[str, Process],
-    load: Load,
+    work: Work,
     failed: Callable[[str], None],
 ) -> dict[str, list[Round]]:
     """Return the rounds of each contender. In each round every one has its turn.
@@ -97,23 +130,19 @@ def alternate(
     One that fails is left out, and *failed* hears why.
     """
     found: dict[str, list[Round]] = {name: [] for name in processes}
-    for _ in range(load.rounds):
+    for _ in range(work.rounds):
         for name in list(found):
             try:
-                found[name].append(drive(launcher, processes[name], load))
+                found[name].append(work.drive(launcher, processes[name]))
             except BenchmarkError as error:
                 del found[name]
-                failed(f"{name}, {load.title}: {error}")
+                failed(f"{name}, {work.title}: {error}")
     return found
 
 
 def median(rounds: list[Round], field: str) -> float:
     values: list[float] = [getattr(one, field) for one in rounds]
     return statistics.median(values)
-
-
-def _clocks(launcher: Launcher, process: Process) -> tuple[float, float, float, float]:
-    return time.monotonic(), process.cpu_seconds(), launcher.cpu_seconds(), _machine_seconds()
 
 
 def _machine_seconds() -> float:

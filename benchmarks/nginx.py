@@ -16,7 +16,7 @@ master_process off;
 worker_rlimit_nofile 16384;
 pid {directory}/pid;
 error_log {directory}/error.log;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
     access_log off;
     default_type application/octet-stream;
@@ -54,13 +54,18 @@ _PROXY = """
         location / {{
             proxy_pass http://benchmark;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            {headers}
             proxy_buffering off;
             proxy_request_buffering off;
             {buffers}
         }}
     }}
 """
+
+
+#: What the upstream is told: to keep the connection, or to make it a WebSocket.
+HTTP = 'proxy_set_header Connection "";'
+WEBSOCKET = 'proxy_set_header Connection "upgrade"; proxy_set_header Upgrade $http_upgrade;'
 
 
 def upstream(port: int, directory: Path) -> str:
@@ -71,10 +76,10 @@ def upstream(port: int, directory: Path) -> str:
     return _MAIN.format(directory=directory, blocks=blocks)
 
 
-def proxy(url: str, buffers: str = "") -> Callable[[int, Path], str]:
+def proxy(url: str, buffers: str = "", headers: str = HTTP) -> Callable[[int, Path], str]:
     def config(port: int, directory: Path) -> str:
         address = url.removeprefix("http://")
-        blocks = _PROXY.format(address=address, port=port, buffers=buffers)
+        blocks = _PROXY.format(address=address, port=port, buffers=buffers, headers=headers)
         return _MAIN.format(directory=directory, blocks=blocks)
 
     return config

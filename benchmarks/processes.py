@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -82,10 +83,38 @@ class Process:
             self._popen.wait()
 
 
+class Client:
+    """A program that prints a line of JSON when it is ready, and for each line that it gets."""
+
+    def __init__(self, popen: subprocess.Popen[str], launcher: Launcher) -> None:
+        self._popen = popen
+        self._launcher = launcher
+
+    def read(self) -> dict[str, float]:
+        """Wait for a line.
+
+        Raises:
+            BenchmarkError: It ended.
+        """
+        assert self._popen.stdout is not None
+        line = self._popen.stdout.readline()
+        if not line:
+            raise BenchmarkError(self._launcher.log_tail().strip().rpartition("\n")[2])
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def ask(self) -> dict[str, float]:
+        assert self._popen.stdin is not None
+        self._popen.stdin.write("\n")
+        self._popen.stdin.flush()
+        return self.read()
+
+
 class Launcher:
     """Starts processes and ends those that are left when its block ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: str = "benchmarks") -> None:
+        self._package = package
         self._stack = contextlib.ExitStack()
         self._running: list[Process] = []
 
@@ -99,8 +128,8 @@ class Launcher:
                 self.stop(process)
 
     def python(self, module: str, *arguments: str) -> Process:
-        """Start a module of this package that prints its port when it listens."""
-        command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+        """Start a module of the package that prints its port when it listens."""
+        command = [sys.executable, "-m", f"{self._package}.{module}", *arguments]
         popen = self._popen(command, stdout=subprocess.PIPE)
         assert popen.stdout is not None
         with popen.stdout as output:
@@ -116,6 +145,21 @@ class Launcher:
         command = [program("nginx") or "nginx", "-p", str(directory), "-c", str(file)]
         return self._keep(self._popen(command), command, lambda: port if listens(port) else None)
 
+    @contextlib.contextmanager
+    def client(self, module: str, *arguments: str) -> Iterator[Client]:
+        """Run a module of this package that answers lines; it ends when the block does."""
+        command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+        popen = self._popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+        try:
+            yield Client(popen, self)
+        finally:
+            with popen:
+                assert popen.stdin is not None
+                popen.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    popen.wait(DEADLINE)
+                popen.kill()
+
     def stop(self, process: Process) -> None:
         process.stop()
         self._running.remove(process)
@@ -128,11 +172,13 @@ class Launcher:
         ]
         return running + sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
-    def _popen(self, command: Sequence[str], stdout: int | None = None) -> subprocess.Popen[str]:
+    def _popen(
+        self, command: Sequence[str], stdout: int | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         with (self.directory / "log").open("a") as log:
             return subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout or log,
                 stderr=log,
                 env=ENVIRONMENT,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .contenders import CONTENDERS, DIRECT, THIS, VARIANTS
-from .load import LOADS, Round, median
+from .load import LOADS, Load, Round, median
 from .results import Results, noise, verdicts
+from .sockets import ECHOES, FLOODS, IDLE, IDLE_OF, Echo
 from .streams import TRANSFERS, Stream
 
 NOTHING = "-"
@@ -31,6 +32,9 @@ def markdown(results: Results) -> str:
         _loads(results),
         _clients(results),
         _streams(results),
+        _echoes(results),
+        _echo_clients(results),
+        _sockets(results),
         _circumstances(results),
     ]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part))) + "\n"
@@ -59,16 +63,22 @@ def _columns(rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def _loads(results: Results) -> Iterator[str]:
-    if not results.loads:
+    names, rows = _rates(results, LOADS)
+    if not names:
         return
-    names = _columns(results.loads.values())
-    rows = [
-        [LOADS[load].title, *(_rate(row.get(name)) for name in names)]
-        for load, row in results.loads.items()
-    ]
     if {"get-32", "get-512"} <= results.loads.keys():
         rows.append(["512 clients over 32 clients", *(_many(results, name) for name in names)])
     yield from table(["Requests per second", *names], rows)
+
+
+def _rates(results: Results, works: Mapping[str, Load | Echo]) -> tuple[list[str], list[list[str]]]:
+    """Return the contenders of these *works*, and a line for each work that was measured."""
+    measured = {row: results.loads[row] for row in works if row in results.loads}
+    names = _columns(measured.values())
+    return names, [
+        [works[row].title, *(_rate(found.get(name)) for name in names)]
+        for row, found in measured.items()
+    ]
 
 
 def _many(results: Results, name: str) -> str:
@@ -87,20 +97,16 @@ def _rate(rounds: list[Round] | None) -> str:
 
 
 def _clients(results: Results) -> Iterator[str]:
-    row = results.loads.get("get-32", {})
+    yield from _details(results, "get-32", "Small GETs, 32 clients", "request")
+
+
+def _details(results: Results, load: str, title: str, what: str) -> Iterator[str]:
+    row = results.loads.get(load, {})
     if THIS not in row:
         return
     ours = median(row[THIS], "requests_per_second")
     yield from table(
-        [
-            "Small GETs, 32 clients",
-            "requests/s",
-            "this, times",
-            "p50 ms",
-            "p99 ms",
-            "CPU",
-            "CPU µs/request",
-        ],
+        [title, f"{what}s/s", "this, times", "p50 ms", "p99 ms", "CPU", f"CPU µs/{what}"],
         (
             [
                 name,
@@ -114,6 +120,35 @@ def _clients(results: Results) -> Iterator[str]:
             for name, rounds in row.items()
         ),
     )
+
+
+def _echoes(results: Results) -> Iterator[str]:
+    names, rows = _rates(results, ECHOES)
+    if names:
+        yield from table(["WebSocket echoes per second", *names], rows)
+
+
+def _echo_clients(results: Results) -> Iterator[str]:
+    for row in ("ws-64-32", "ws-16k-32"):
+        lines = list(_details(results, row, f"Echoes of {ECHOES[row].title}", "message"))
+        yield from ["", *lines] if row != "ws-64-32" and lines else lines
+
+
+def _sockets(results: Results) -> Iterator[str]:
+    names = _columns([*results.floods.values(), results.idle])
+    if not names:
+        return
+    rows = [
+        [
+            FLOODS[who].title.format(results.size_mib),
+            *(_stream(row.get(name), name) for name in names),
+        ]
+        for who, row in results.floods.items()
+    ]
+    if results.idle:
+        cells = [_idle(results.idle.get(name), name) for name in names]
+        rows.insert(0, [f"each of {IDLE:,} idle connections", *cells])
+    yield from table(["WebSockets: memory growth, speed", *names], rows)
 
 
 def _streams(results: Results) -> Iterator[str]:
@@ -137,6 +172,12 @@ def _stream(stream: Stream | None, name: str) -> str:
         return NOTHING
     speed = f"{stream.mib_per_second:.0f} MiB/s"
     return speed if name == DIRECT else f"{stream.growth_mib:.1f} MiB, {speed}"
+
+
+def _idle(kib: float | None, name: str) -> str:
+    if kib is None:
+        return NOTHING
+    return f"{kib:.1f} KiB" + (f" ({IDLE_OF[name]:,})" if name in IDLE_OF else "")
 
 
 def _event(results: Results, name: str) -> str:

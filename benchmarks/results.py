@@ -8,14 +8,15 @@ import platform
 import re
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .contenders import CONTENDERS, HELLO, NGINX, PROXY_LIB, REVERSE_PROXY, THIS
+from .contenders import CONTENDERS, ECHO, HELLO, NGINX, PROXY_LIB, REVERSE_PROXY, THIS
 from .load import Round
 from .processes import program
+from .sockets import ECHOES, FLOODS, IDLE
 from .streams import Stream
 
 #: A target whose rounds lie further apart than this part of their median is not to be trusted.
@@ -38,7 +39,9 @@ def machine() -> dict[str, str]:
     needed = {contender.needs for contender in CONTENDERS.values() if contender.installed} - {""}
     versions = {
         name: importlib.metadata.version(name)
-        for name in sorted({"fastapi", "starlette", "uvicorn", "uvloop", "httptools"} | needed)
+        for name in sorted(
+            {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "websockets"} | needed
+        )
     }
     return {
         "cores": f"{os.cpu_count()} ({next(model, platform.machine())})",
@@ -57,12 +60,14 @@ def _program_version(name: str) -> str:
 
 @dataclass
 class Results:
-    """The figures of a run, by work and contender."""
+    """The figures of a run, by work and contender; ``idle`` in KiB for each connection."""
 
     size_mib: int
     loads: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
     streams: dict[str, dict[str, Stream]] = field(default_factory=dict)
     events: dict[str, list[float]] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
+    floods: dict[str, dict[str, Stream]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=machine)
     began: str = field(default_factory=_now)
@@ -139,11 +144,16 @@ def _tail(results: Results) -> list[float]:
 
 def _growth(*works: str) -> Callable[[Results], list[float]]:
     def find(results: Results) -> list[float]:
-        found = [results.streams.get(work, {}).get(THIS) for work in works]
-        growths = [stream.growth_mib for stream in found if stream is not None]
-        return [max(growths)] if len(growths) == len(works) else []
+        return _highest(results.streams, works)
 
     return find
+
+
+def _highest(streams: Mapping[str, Mapping[str, Stream]], works: Sequence[str]) -> list[float]:
+    """Return the largest growth of *works*, if all of them were measured."""
+    found = [streams.get(work, {}).get(THIS) for work in works]
+    growths = [stream.growth_mib for stream in found if stream is not None]
+    return [max(growths)] if len(growths) == len(works) else []
 
 
 TARGETS = (
@@ -173,6 +183,30 @@ TARGETS = (
         "memory growth, 100 slow readers of 10 MiB",
         _growth("slow-readers"),
         highest=64,
+        unit=" MiB",
+    ),
+    *(
+        Target(f"echoes of {work.title}, against {name}", _ratio(row, name), lowest)
+        for row, work in ECHOES.items()
+        for name, lowest in (
+            ((ECHO, 0.4), (REVERSE_PROXY, 1.3)) if work.size == 64 else ((NGINX, 1),)
+        )
+    ),
+    Target(
+        "echoes, wrong or lost",
+        lambda results: [float(one.errors) for row in ECHOES for one in results.rounds(row)],
+        highest=0,
+    ),
+    Target(
+        f"memory of each of {IDLE:,} idle WebSockets",
+        lambda results: [results.idle[THIS]] if THIS in results.idle else [],
+        highest=60,
+        unit=" KiB",
+    ),
+    Target(
+        "memory growth, WebSockets that are read late",
+        lambda results: _highest(results.floods, list(FLOODS)),
+        highest=16,
         unit=" MiB",
     ),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .__main__ import prepare, say, upstream
 from .contenders import CONTENDERS, THIS, check
-from .load import Load, drive
+from .load import Load
 from .processes import Launcher, Process
 from .report import table
 
@@ -41,7 +41,7 @@ def soak(launcher: Launcher, process: Process, requests: int) -> list[Reading]:
     readings: list[Reading] = []
     answers = errors = 0
     while answers < requests:
-        found = drive(launcher, process, SLICE)
+        found = SLICE.drive(launcher, process)
         answers, errors = answers + found.answers, errors + found.errors
         readings.append(Reading(answers, errors, process.memory(), found.requests_per_second))
         say(f"{answers:>9,} answers, {errors} errors, {readings[-1].memory_mib:.1f} MiB")
@@ -56,7 +56,7 @@ def main() -> None:
     contender = CONTENDERS[THIS]
     with (
         Launcher() as launcher,
-        upstream(launcher, streams=False) as server,
+        upstream(launcher) as server,
         contender.running(launcher, server) as process,
     ):
         check(contender, process)
