@@ -7,7 +7,7 @@ JOBS ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-lowest lint format types docs check bench bench-soak clean
+.PHONY: help demo test test-lowest lint format types docs check bench bench-soak conformance clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -59,5 +59,8 @@ bench: $(VENV)/.bench  ## Measure against other proxies (QUICK=1, ROWS=, CONTEND
 bench-soak: $(VENV)/.bench  ## Watch memory and errors over a million requests (REQUESTS=)
 	@$(BIN)/python -m benchmarks.soak
 
+conformance: $(VENV)/.conformance  ## Run the Autobahn test suite through the proxy (QUICK=1, SERVERS=, CASES=, PYTHON2=)
+	@$(BIN)/python -m conformance
+
 clean:  ## Remove what the targets made
-	@rm -rf .venv* site .mypy_cache .pytest_cache .ruff_cache benchmarks/results.md benchmarks/results*.json
+	@rm -rf .venv* site .mypy_cache .pytest_cache .ruff_cache benchmarks/results.md benchmarks/results*.json conformance/reports

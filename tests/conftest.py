@@ -8,6 +8,23 @@ import pytest
 
 from tests.servers import SERVERS
 
+_BROWSER = "tests/browser/"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one worker run all the tests in a browser, so that there is one browser.
+
+    pytest-xdist's own groups are lost on newer versions of pytest.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneBrowser(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _BROWSER if nodeid.startswith(_BROWSER) else nodeid
+
+    return OneBrowser(config, log)
+
 
 @pytest.fixture
 def anyio_backend():
