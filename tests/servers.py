@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,14 @@ import uvicorn
 #: The servers that the end-to-end tests run on. uvicorn's parsers for HTTP and for WebSocket go in
 #: pairs here: httptools with websockets (Sans-I/O), h11 with wsproto.
 SERVERS = ("uvicorn-httptools", "uvicorn-h11", "hypercorn", "granian")
+
+
+def waits_for_clients(server: str) -> bool:
+    """Tell whether *server*, when it stops, waits for its clients to leave, however long it takes.
+
+    hypercorn waits for the sockets it listens on, which since Python 3.12 includes their clients.
+    """
+    return server == "hypercorn" and sys.version_info >= (3, 12)
 
 
 @dataclass
