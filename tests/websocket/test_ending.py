@@ -178,9 +178,9 @@ async def test_an_upstream_that_closes_while_the_client_streams_keeps_its_code(s
         app = gateway(upstream)
         async with serve(app, server) as gw, dialled(gw) as client:
             await stream(client)
-            # granian drops the connection with the client's messages unread, and the close is lost.
-            expected = (1006, "") if server == "granian" else (4000, "enough")
-            assert await ended(client) == expected
+            # granian drops the connection with messages unread, which may lose the close.
+            lost = [(1006, "")] if server == "granian" else []
+            assert await ended(client) in [(4000, "enough"), *lost]
             await until(lambda: app.state.pool.upstreams[0].in_flight == 0)
 
 
