@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from anyio import CancelScope
 from starlette.exceptions import WebSocketException
@@ -60,7 +60,7 @@ class Relay:
     """Two open sides of a WebSocket.
 
     Args:
-        client: The client's side, accepted.
+        client: The client's side, not accepted yet.
         upstream: The upstream's side, open.
         options: The limits.
         on_client_message: Sees every message of the client.
@@ -92,13 +92,17 @@ class Relay:
         self._gone_clock: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
 
-    async def run(self) -> Ended:
+    async def run(self, accept: Coroutine[Any, Any, None]) -> Ended:
         """Pass messages on until one side has ended and the other was told; return how it ended.
+
+        Args:
+            accept: Accepts the client, first of all.
 
         Raises:
             Exception: What a message hook raised, after both sides were closed with 1011.
         """
         try:
+            await self._accept(accept)
             ended = await self._pump()
             await self._tell(ended)
         except asyncio.CancelledError:
@@ -132,6 +136,18 @@ class Relay:
     def _end(self, ended: Ended) -> None:
         if not self._ended.done():
             self._ended.set_result(ended)
+
+    async def _accept(self, accept: Coroutine[Any, Any, None]) -> None:
+        """Accept the client, unless we are stopped first: then granian never says that it has."""
+        accepting = asyncio.create_task(_unless_gone(accept), name="relay accept client")
+        try:
+            await asyncio.wait((accepting, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            accepting.cancel()
+            with CancelScope(shield=True):
+                await asyncio.wait((accepting,))
+        if not accepting.cancelled():
+            accepting.result()
 
     async def _pump(self) -> Ended:
         """Run both pumps until one knows how a side ended; then neither runs any more."""
@@ -277,3 +293,9 @@ class Relay:
         with suppress(WebSocketDisconnect, RuntimeError):
             # ASGI has no close without a code: some servers fail at one, which is worse than 1000.
             await self._client.close(1000 if code is None else code, reason)
+
+
+async def _unless_gone(accept: Coroutine[Any, Any, None]) -> None:
+    # If the client has left, the pumps will hear of it.
+    with suppress(WebSocketDisconnect, RuntimeError, OSError):
+        await accept

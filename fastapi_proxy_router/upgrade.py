@@ -172,21 +172,14 @@ async def _connect(
     changes: Changes,
 ) -> None:
     """Accept the client as the upstream has accepted us, and relay until the end."""
-    try:
-        headers = edit(accept_headers(dialled.headers), changes.response)
-        # If the client has left, the relay will hear of it.
-        with suppress(*_GONE):
-            await websocket.accept(dialled.websocket.subprotocol, headers)
-    except BaseException:
-        dialled.websocket.abort()
-        raise
     options = changes.websocket or policy.websocket
     hooks = (changes.on_client_message, changes.on_upstream_message)
     relay = Relay(websocket, dialled.websocket, options, *hooks)
     running = _running.setdefault(upstream, set())
     running.add(relay)
     try:
-        ended = await relay.run()
+        headers = edit(accept_headers(dialled.headers), changes.response)
+        ended = await relay.run(websocket.accept(dialled.websocket.subprotocol, headers))
     finally:
         running.discard(relay)
     if ended.by == "upstream" and ended.code == ABNORMAL:

@@ -16,6 +16,7 @@ from fastapi_proxy_router.upgrade import close_relays
 from tests.servers import serve
 from tests.test_relay import dialled, ended, gateway, ws_upstream
 from tests.transport.stepping import HOWS, cancelled_at
+from tests.websocket.hooking import upstream_told
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("settled")]
 
@@ -120,3 +121,25 @@ async def test_relays_are_closed_at_the_end_of_the_lifespan():
         with contextlib.suppress(ConnectionClosed):
             await upstream.closed.wait()
         assert upstream.connections[0].close_code == 1012
+
+
+async def test_a_server_that_never_says_that_it_has_accepted_holds_nothing_up():
+    """As granian when it stops just then: the upstream is told 1012, and the endpoint ends."""
+    accepted = asyncio.Event()
+
+    class Stopping(Client):
+        async def send(self, message):
+            if message["type"] == "websocket.accept":
+                accepted.set()
+                await asyncio.Event().wait()
+
+    client = Stopping()
+    websocket = WebSocket(SCOPE, client.receive, client.send)
+    async with ws_upstream() as upstream, asyncio.timeout(3):
+        target = Upstream(upstream.url)
+        endpoint = asyncio.create_task(proxy_pass_websocket(websocket, target))
+        await accepted.wait()
+        await close_relays([target])
+        await endpoint
+        assert (await upstream_told(upstream))[0] == 1012
+    assert target.in_flight == 0
