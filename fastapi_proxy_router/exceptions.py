@@ -19,6 +19,7 @@ the log. A client that leaves is not an error and has no class here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
@@ -62,7 +63,11 @@ class ProxyError(Exception):
 
 
 class GatewayError(ProxyError, HTTPException):
-    """No answer could be had from an upstream; nothing was sent to the client yet."""
+    """No answer could be had from an upstream; nothing was sent to the client yet.
+
+    Attributes:
+        request_sent: The upstream may have got some of the request, and so may have done something.
+    """
 
     status: HTTPStatus = HTTPStatus.BAD_GATEWAY
     retry_after: int | None = None
@@ -74,13 +79,19 @@ class GatewayError(ProxyError, HTTPException):
         upstream: Upstream | None = None,
         stage: Stage = "connect",
         fault: Fault = "upstream",
+        request_sent: bool = True,
+        retry_after: float | None = None,
     ) -> None:
+        if retry_after is not None:
+            self.retry_after = max(1, math.ceil(retry_after))
         headers = None if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         super().__init__(self.status.value, self.status.phrase, headers)
         self.reason = reason
         self.upstream = upstream
         self.stage = stage
         self.fault = fault
+        # Where nobody was picked, nobody got anything.
+        self.request_sent = request_sent and stage != "pick"
 
 
 class BadGateway(GatewayError):

@@ -46,6 +46,12 @@ class Changes:
     on_client_message: MessageHook | None = None
     on_upstream_message: MessageHook | None = None
 
+    @property
+    def own_body(self) -> bytes | None:
+        """What is sent in place of the client's body; ``None`` if nothing is."""
+        # Where the client's request had one, GET and HEAD drop it.
+        return b"" if self.body is None and self.method in ("GET", "HEAD") else self.body
+
 
 NO_CHANGES = Changes()
 

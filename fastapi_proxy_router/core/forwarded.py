@@ -32,10 +32,17 @@ from ipaddress import (
 )
 from typing import Any, NamedTuple
 
-from .headers import field_values
+from .headers import field_values, lowered
 from .names import Header, grants_trust, spelled
 
-__all__ = ["Peer", "TrustedProxies", "forwarding_headers", "via_headers"]
+__all__ = [
+    "Peer",
+    "TrustedProxies",
+    "client_address",
+    "forwarding_headers",
+    "is_secure",
+    "via_headers",
+]
 
 Address = IPv4Address | IPv6Address
 
@@ -54,12 +61,19 @@ class TrustedProxies:
     Args:
         entries: Addresses, networks in CIDR notation, or ``"unix"`` for peers without an address.
 
+    Attributes:
+        nobody: No peer at all is believed.
+
     Raises:
         ValueError: An entry is none of these.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
+        if isinstance(entries, str):
+            # Like any other entry that is none.
+            raise ValueError(f"give a list, as in [{entries!r}]")  # noqa: TRY004
         names = tuple(entries)
+        self.nobody = not names
         self.unix = "unix" in names
         self.networks: list[IPv4Network | IPv6Network] = [
             ip_network(name) for name in names if name != "unix"
@@ -69,7 +83,11 @@ class TrustedProxies:
         """Tell whether *peer* is believed."""
         if peer.address is None:
             return peer.unix and self.unix
-        return any(peer.address in network for network in self.networks)
+        return self.covers(peer.address)
+
+    def covers(self, address: Address) -> bool:
+        """Tell whether *address* is that of a peer that is believed."""
+        return any(address in network for network in self.networks)
 
 
 class Peer(NamedTuple):
@@ -119,6 +137,26 @@ def _address(text: str) -> tuple[Address | None, bytes]:
     return address, str(address).encode()
 
 
+def client_address(scope: Any, trusted: TrustedProxies) -> bytes:
+    """Return the address of the client: the peer's, or what peers in *trusted* say it is.
+
+    ``X-Forwarded-For`` is read from its end, and the first that is not trusted is the client; where
+    all are trusted, it is the first of all. Empty if there is no address.
+    """
+    name: str = (scope.get("client") or ("",))[0]
+    if trusted.nobody:
+        return _address(name)[1] or name.encode()
+    ours = Peer.of(scope, ())
+    found, believed = ours.text or name.encode(), trusted.trusts(ours)
+    said = b",".join(field_values(scope["headers"], _FOR)).split(b",") if believed else []
+    for entry in reversed([part.strip() for part in said if part.strip()]):
+        address, text = _address(entry.decode("latin-1"))
+        found = text or entry
+        if address is None or not trusted.covers(address):
+            break
+    return found
+
+
 def forwarding_headers(
     headers: Sequence[Header],
     peer: Peer,
@@ -156,6 +194,16 @@ def forwarding_headers(
     if prefix:
         kept.append((_PREFIX, prefix))
     return kept
+
+
+def is_secure(scope: Any, trusted: TrustedProxies) -> bool:
+    """Tell whether the client uses TLS, by the word of the peer if it is *trusted* and says so."""
+    peer = Peer.of(scope, lowered(scope["headers"]))
+    claims = field_values(scope["headers"], _PROTO)
+    if claims and trusted.trusts(peer):
+        # Of a list, only the last entry is the peer's own.
+        return claims[-1].rpartition(b",")[2].strip().lower() in (b"https", b"wss")
+    return peer.secure
 
 
 def _extended(

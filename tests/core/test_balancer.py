@@ -37,7 +37,8 @@ def turns(pool: UpstreamPool, count: int) -> str:
 )
 def test_turns_are_in_proportion_and_spread_out(weights, expected):
     """The smooth weighted round robin of nginx; weight 0 takes no turn."""
-    pool = UpstreamPool([Upstream(f"http://{host}", weight=w) for host, w in weights.items()])
+    upstreams = [Upstream(f"http://{host}", weight=w) for host, w in weights.items()]
+    pool = UpstreamPool(upstreams, balancer="round_robin")
 
     assert turns(pool, len(expected)) == expected
 
@@ -45,7 +46,8 @@ def test_turns_are_in_proportion_and_spread_out(weights, expected):
 def test_the_others_keep_their_credit_when_an_upstream_goes():
     """Draining one does not start the rest anew."""
     pool = UpstreamPool(
-        [Upstream("http://a", weight=3), Upstream("http://b"), Upstream("http://c")]
+        [Upstream("http://a", weight=3), Upstream("http://b"), Upstream("http://c")],
+        balancer="round_robin",
     )
     turns(pool, 3)
     pool.upstreams[1].weight = 0
