@@ -38,7 +38,7 @@ async def framed(
     Raises:
         RequestRefused: The client does not send its body, or another than it declared.
     """
-    if changes.body is not None or changes.method in ("GET", "HEAD"):
+    if changes.own_body is not None:
         return _given(headers, changes)
     body = await client.body(idle)
     if not client.announced:

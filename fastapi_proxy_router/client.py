@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
-from types import TracebackType
-from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Message, Receive, Scope
@@ -14,8 +12,9 @@ from starlette.types import Message, Receive, Scope
 from .core.guard import announces_body
 from .core.headers import content_length, tokens
 from .exceptions import RequestRefused
+from .watch import ClientGone, Watch
 
-__all__ = ["ClientGone", "ClientStream", "Watch", "request_exit_stack"]
+__all__ = ["ClientStream", "request_exit_stack"]
 
 _SCOPE_KEY = "fastapi_proxy_router.client"
 # FastAPI's own key for the stack it unwinds when a request is over. Without it the stream ends
@@ -27,10 +26,6 @@ _LISTEN_AFTER = 0.1
 #: Seconds for which the rest of an upload is read that the upstream did not wait for (nginx's
 #: lingering_timeout): closing with unread bytes would take the answer away from the client.
 _LINGER = 5.0
-
-
-class ClientGone(Exception):
-    """The client left before its exchange was over. Not an error, so it stays in this package."""
 
 
 def request_exit_stack(connection: HTTPConnection) -> AsyncExitStack | None:
@@ -70,11 +65,15 @@ class ClientStream:
         self._waits = not self._ended and b"100-continue" in tokens(scope["headers"], b"expect")
         self._left = content_length(scope["headers"]) if self.announced else None
         self._spent = False
+        #: What was taken of the body and is kept, and how much of it may be.
+        self._replay: bytearray | None = None
+        self._keeps = 0
         self._dropping = False
         self._gone = False
         self._told_end = False
         self._deaf = False
         self._ahead: Message | Exception | None = None
+        self._receiving: asyncio.Future[Message] | None = None
         self._reading = asyncio.Lock()
         self._taken: asyncio.Event | None = None
         self._watches: list[Watch] = []
@@ -107,6 +106,27 @@ class ClientStream:
         """Whether more of the body is to come; of a declared length, before the server says so."""
         return not self._ended and self._left != 0
 
+    @property
+    def is_replayable(self) -> bool:
+        """Whether all that was taken of the body is still there for another try."""
+        return not self._spent or self._replay is not None
+
+    @property
+    def whole(self) -> bytes | None:
+        """All of the body, if it is here and was kept."""
+        if self._kept is not None or self.is_empty:
+            return self._kept or b""
+        return None if self._replay is None or self.uploads else bytes(self._replay)
+
+    def keep(self, limit: int) -> None:
+        """Keep the body for another try as it is taken, unless it has more than *limit* bytes."""
+        if not self._spent and (self._left is None or self._left <= limit):
+            self._replay, self._keeps = bytearray(), limit
+
+    def forget(self) -> None:
+        """Keep nothing of the body any more: no other try will follow."""
+        self._replay = None
+
     async def body(self, idle: float | None) -> AsyncGenerator[bytes, None] | bytes:
         """Return the body: what is kept of it, or what will arrive.
 
@@ -120,6 +140,8 @@ class ClientStream:
         """
         if self._kept is not None:
             return self._kept
+        if self._replay:
+            return self._again(bytes(self._replay), idle)
         if self._spent or (self._consumed and not self._ended):
             raise RuntimeError(
                 "the request body was already "
@@ -137,6 +159,11 @@ class ClientStream:
             self._ahead = first
         return self._arriving(idle)
 
+    async def _again(self, taken: bytes, idle: float | None) -> AsyncGenerator[bytes, None]:
+        yield taken
+        async for chunk in self._arriving(idle):
+            yield chunk
+
     async def _arriving(self, idle: float | None) -> AsyncGenerator[bytes, None]:
         while not self._ended:
             message = await self._next(idle)
@@ -145,13 +172,20 @@ class ClientStream:
                 self._spent = True
                 if self._left is not None:
                     self._left -= len(chunk)
+                self._keep(chunk)
                 yield chunk
+
+    def _keep(self, chunk: bytes) -> None:
+        if self._replay is not None:
+            self._replay += chunk
+            if len(self._replay) > self._keeps:
+                self._replay = None
 
     async def _next(self, idle: float | None) -> Message:
         self._waits = False
         try:
             async with asyncio.timeout(idle), self._reading:
-                message = await self._receive() if self._ahead is None else self._ahead
+                message = await self._message() if self._ahead is None else self._ahead
                 self._take_ahead()
         except TimeoutError:
             raise RequestRefused("The body took too long", status=408, close=True) from None
@@ -161,6 +195,22 @@ class ClientStream:
             self._leave()
             raise ClientGone
         return message
+
+    async def _message(self) -> Message:
+        """Receive; if that is cut off it goes on, and the next call has what came of it.
+
+        granian loses the message otherwise, and a body that is sent again would have a hole. That
+        of a declared length is found to be too short.
+        """
+        if self._receiving is None:
+            known = self._spent or self._left is not None
+            if self._ended or (known and self._replay is None):
+                return await self._receive()
+            self._receiving = asyncio.ensure_future(self._receive())
+        receiving = self._receiving
+        await asyncio.wait([receiving])
+        self._receiving = None
+        return receiving.result()
 
     def drop(self) -> None:
         """Read and drop a body that nobody wants, so that a client that leaves is noticed."""
@@ -187,9 +237,9 @@ class ClientStream:
 
     def watch(self) -> Watch:
         """Return a block that ends with ``ClientGone`` as soon as the client leaves."""
-        return Watch(self)
+        return Watch(self._begin, self._watches)
 
-    def begin(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         """Let *watch* know when the client leaves.
 
         Raises:
@@ -200,10 +250,6 @@ class ClientStream:
         self._watches.append(watch)
         if self._timer is None and self._listener is None:
             self._timer = loop.call_later(_LISTEN_AFTER, self._listen)
-
-    def end(self, watch: Watch) -> None:
-        """Forget *watch*."""
-        self._watches.remove(watch)
 
     def _listen(self) -> None:
         if self._waits:
@@ -222,7 +268,7 @@ class ClientStream:
 
     async def _read_ahead(self) -> None:
         try:
-            message = await self._receive()
+            message = await self._message()
         except Exception as error:  # noqa: BLE001 - a limit of the router; raised to the reader
             self._ahead = error
             return
@@ -245,49 +291,9 @@ class ClientStream:
         """Stop listening. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._listener is not None and not self._listener.done():
-            self._listener.cancel()
-            await asyncio.wait([self._listener])
-
-
-class Watch:
-    """A block that others can end with an exception of theirs.
-
-    The task is cancelled as ``asyncio.timeout`` does it: a cancellation by somebody else, also one
-    that comes meanwhile, stays one.
-    """
-
-    __slots__ = ("_cancelling", "_client", "_error", "_task")
-
-    def __init__(self, client: ClientStream) -> None:
-        self._client = client
-        self._error: Exception | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-
-    def interrupt(self, error: Exception) -> None:
-        """End the block with *error*; whoever is in it can raise it without our help."""
-        if self._error is None and self._task not in (None, asyncio.current_task()):
-            self._error = error
-            self._task.cancel()
-
-    def __enter__(self) -> Watch:
-        loop = asyncio.get_running_loop()
-        self._task = task = asyncio.current_task(loop)
-        assert task is not None
-        self._cancelling = task.cancelling()
-        self._client.begin(self, loop)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        raised: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._client.end(self)
-        if self._error is not None and self._task is not None:
-            ours = self._task.uncancel() <= self._cancelling
-            if ours and isinstance(raised, asyncio.CancelledError):
-                raise self._error from raised
-        self._task = None
+        tasks = [task for task in (self._listener, self._receiving) if task is not None]
+        self._receiving = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
 
 from starlette.types import Message, Send
 
 from .body import framed
-from .client import ClientGone, ClientStream
+from .client import ClientStream
+from .core.binding import affinity_headers
 from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
 from .core.guard import is_bodyless
@@ -24,14 +23,17 @@ from .core.headers import (
     response_headers,
     tokens,
 )
+from .core.lease import Lease
 from .core.names import Header
 from .core.outbound import Outbound, outbound
 from .core.policy import DEFAULT_POLICY, ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
-from .exceptions import GatewayError, GatewayTimeout, ProxyError, Stage, StreamAborted
+from .exceptions import GatewayError, ProxyError, StreamAborted
 from .log import log_failure, reported
+from .timing import PATIENCE, Timing
 from .transport import EarlyHint, Head, RawRequest, UpstreamResponse, crossing, exchange
+from .watch import ClientGone
 
 __all__ = ["Exchange"]
 
@@ -52,8 +54,11 @@ class Exchange:
         policy: How; the upstream's own by default.
         location: The parts of the path; all below ``root_path`` by default.
         changes: The override.
+        until: When all of it has to be over, in the event loop's time.
 
     Attributes:
+        upstream: Where the request goes.
+        hinted: Something of the upstream's has reached the client before the response.
         status: The response's status, once the exchange is open.
         headers: The response's headers as they may cross to the client.
     """
@@ -68,6 +73,7 @@ class Exchange:
         policy: ForwardPolicy | None = None,
         location: Location | None = None,
         changes: Changes = NO_CHANGES,
+        until: float | None = None,
     ) -> None:
         self.client = client
         self.upstream = upstream
@@ -75,10 +81,12 @@ class Exchange:
         self._location = location
         self._changes = changes
         self._timeout = changes.timeout or self._policy.timeout
-        self._until: float | None = None
+        self._timing = Timing(client, upstream, self._timeout, until)
         self._response: UpstreamResponse | None = None
-        self._counted = False
+        self._lease: Lease | None = None
+        self.hinted = False
         self._uploads = False
+        self._is_held_up = False
         self._has_length = False
         self._method: str = client.scope["method"]
 
@@ -93,14 +101,12 @@ class Exchange:
             RequestRefused: The request is not safe to forward.
             ClientGone: The client left meanwhile.
         """
-        opening = self._open(send)
-        if (total := self._timeout.total) is not None:
-            self._until = asyncio.get_running_loop().time() + total
-            opening = self._in_time(opening)
         try:
             with reported(self.client.scope):
-                await opening
-        except BaseException:
+                await self._timing.of_head(self._open(send))
+        except BaseException as error:
+            if self._lease is not None:
+                self._lease.judge(error)
             await self.aclose()
             raise
 
@@ -114,14 +120,14 @@ class Exchange:
             policy=policy,
             crossing=request_headers,
         )
-        self.upstream.in_flight += 1
-        self._counted = True
+        self._lease = self._timing.lease = lease = Lease(self.upstream)
         with client.watch():
             request = await self._request(out)
             hint = self._early_hint(send)
             with crossing(self.upstream, "head"):
                 response = await exchange(self.upstream, request, self._timeout, hint)
             self._response = response
+        lease.answered(response.status)
         headers = response_headers(
             response.headers, response.status, keep_server_headers=policy.keep_server_headers
         )
@@ -130,23 +136,22 @@ class Exchange:
         self._has_length = content_length(headers) is not None
         self.status = response.status
         self.headers = edit(via_headers(headers, policy.via, "1.1"), changes.response)
+        # After the edits, which are of what the upstream has sent.
+        if binding := affinity_headers(client.scope, self.upstream):
+            self.headers = [*self.headers, *binding]
 
     async def _request(self, out: Outbound) -> RawRequest:
         if self.client.is_empty and self._changes is NO_CHANGES:
             return RawRequest(out.method, out.target, out.headers, b"")
+        self._timing.ask_client()
         body = await framed(out.headers, self._changes, self.client, self._timeout.idle)
-        self._uploads = not isinstance(body.body, bytes)
-        return RawRequest(out.method, out.target, *body)
-
-    async def _in_time(self, awaitable: Coroutine[Any, Any, None]) -> None:
-        """Wait until the exchange's total is used up."""
-        try:
-            async with asyncio.timeout_at(self._until):
-                await awaitable
-        except TimeoutError as error:
-            reason = f"it took longer than {self._timeout.total} s in all"
-            stage: Stage = "head" if self._response is None else "body"
-            raise GatewayTimeout(reason, upstream=self.upstream, stage=stage) from error
+        self._timing.go_on()
+        arriving = body.body
+        if isinstance(arriving, bytes):
+            return RawRequest(out.method, out.target, *body)
+        self._uploads = True
+        timed = body._replace(body=self._timing.of_upload(arriving))
+        return RawRequest(out.method, out.target, *timed)
 
     async def relay(self, send: Send, status: int, headers: list[Header]) -> None:
         """Send the response to the client; a client that leaves ends it quietly.
@@ -154,17 +159,18 @@ class Exchange:
         Raises:
             StreamAborted: The upstream failed, and the client's connection has to be dropped.
         """
-        relaying = self._relay(send, status, headers)
-        if self._until is not None:
-            relaying = self._in_time(relaying)
+        self.client.forget()
         try:
-            await relaying
+            await self._timing.of_body(self._relay(send, status, headers))
         except (ClientGone, OSError):
             # OSError is how a server of ASGI 2.4 says in `send` that the client has left.
             pass
         except Exception as error:
+            if self._lease is not None and not self._is_held_up:
+                self._lease.judge(error)
             with suppress(Exception):
-                await send(_ABORT)
+                async with asyncio.timeout(PATIENCE):
+                    await send(_ABORT)
             if not isinstance(error, ProxyError):
                 raise
             log_failure(self.client.scope, error)
@@ -188,6 +194,8 @@ class Exchange:
         else:
             await self._relay_body(send, start)
         trailers = end_to_end(response.trailers) if start.get("trailers") else None
+        if self._lease is not None:
+            self._lease.succeeded()
         # Before the client can see the end, so that its next request finds the connection free.
         await self.aclose()
         if client.uploads:
@@ -209,8 +217,12 @@ class Exchange:
                 # Some servers hold the head back until they see a body; an event stream may be
                 # silent for long.
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
+            clock = asyncio.get_running_loop().time
             while chunk := await self._next_chunk(response):
+                began = clock()
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # An upstream may give up a client that does not read, which is no failure.
+                self._is_held_up |= clock() - began > PATIENCE
 
     async def _next_chunk(self, response: UpstreamResponse) -> bytes:
         with crossing(self.upstream, "body"):
@@ -222,6 +234,7 @@ class Exchange:
 
         async def pass_on(head: Head) -> None:
             if links := field_values(head.headers, b"link"):
+                self.hinted = True
                 await send({"type": _EARLY_HINT, "links": links})
 
         return pass_on
@@ -231,9 +244,8 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Let go of the upstream. Idempotent."""
-        if self._counted:
-            self._counted = False
-            self.upstream.in_flight -= 1
+        if self._lease is not None:
+            self._lease.end()
         response, self._response = self._response, None
         if response is not None:
             try:

@@ -13,13 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .client import ClientGone, ClientStream, request_exit_stack
+from .client import ClientStream, request_exit_stack
 from .core.changes import NO_CHANGES, Changes
 from .core.policy import ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
 from .exchange import Exchange
+from .failover import Forwarding
+from .mirroring import send_copy
 from .overrides import OverrideOptions, RequestOverride
+from .watch import ClientGone
 
 __all__ = ["ForwardedResponse", "forward", "proxy_pass", "run", "send_request"]
 
@@ -48,19 +51,21 @@ async def forward(
         RequestRefused: The request is not safe to forward, and nothing was sent to the client.
         StreamAborted: The response broke off after its head; let it leave the application.
     """
-    await run(Exchange(ClientStream(scope, receive), upstream, policy), send)
+    await run(Forwarding(ClientStream(scope, receive), upstream, policy), send)
 
 
-async def run(exchange: Exchange, send: Send) -> None:
-    """Run an exchange from its beginning to its end; raises what ``forward`` raises."""
+async def run(forwarding: Forwarding, send: Send) -> None:
+    """Forward a request from its beginning to its end; raises what ``forward`` raises."""
     try:
-        await exchange.open(send)
+        exchange = await forwarding.open(send)
+        if forwarding.mirror is not None:
+            send_copy(forwarding, forwarding.mirror)
         await exchange.relay(send, exchange.status, exchange.headers)
     except ClientGone:
         await send({"type": "http.response.start", "status": CLIENT_CLOSED_REQUEST, "headers": []})
         await send({"type": "http.response.body", "body": b""})
     finally:
-        await exchange.client.aclose()
+        await forwarding.client.aclose()
 
 
 async def proxy_pass(
@@ -110,11 +115,13 @@ async def send_request(
         GatewayError: No answer could be had.
         RequestRefused: The request is not safe to forward.
     """
-    exchange = Exchange(ClientStream.of(request), upstream, policy, location, changes)
+    forwarding = Forwarding(ClientStream.of(request), upstream, policy, location, changes)
     try:
-        await exchange.open(getattr(request, "_send", None))
+        exchange = await forwarding.open(getattr(request, "_send", None))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    if forwarding.mirror is not None:
+        send_copy(forwarding, forwarding.mirror)
     return ForwardedResponse(request, exchange)
 
 

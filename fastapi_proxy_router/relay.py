@@ -36,6 +36,8 @@ _TURN: Final = 64
 _GRACE: Final = 1.0
 #: Seconds for the server to tell how a client has left to which nothing can be sent any more.
 _PATIENCE: Final = 0.5
+#: Seconds in which a client takes a message if it reads.
+_HOLD_UP: Final = 1.0
 
 _Send = Callable[[Message], Awaitable[None]]
 
@@ -68,6 +70,7 @@ class Relay:
 
     Attributes:
         loop: The event loop that it runs in.
+        is_held_up: The client did not read for so long that the upstream may have given it up.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Relay:
         self._lifetime_clock: asyncio.TimerHandle | None = None
         self._gone_clock: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
+        self.is_held_up = False
 
     async def run(self, accept: Coroutine[Any, Any, None]) -> Ended:
         """Pass messages on until one side has ended and the other was told; return how it ended.
@@ -245,6 +249,7 @@ class Relay:
 
     async def _to_client(self, message: Message) -> None:
         kind = "text" if isinstance(message, str) else "bytes"
+        began = self.loop.time()
         try:
             await self._client.send({"type": "websocket.send", kind: message})
         except (WebSocketDisconnect, RuntimeError):
@@ -252,6 +257,7 @@ class Relay:
             if self._gone_clock is None:
                 gone = Ended(ABNORMAL, "", "client")
                 self._gone_clock = self.loop.call_later(_PATIENCE, self._end, gone)
+        self.is_held_up |= self.loop.time() - began > _HOLD_UP
 
     @contextmanager
     def _clocks(self) -> Iterator[None]:

@@ -21,10 +21,11 @@ from starlette.types import Receive, Scope, Send
 from .client import ClientStream
 from .core.changes import Changes
 from .core.pool import UpstreamPool
+from .core.split import Split
 from .core.target import Location
 from .core.upstream import Upstream
 from .exceptions import GatewayError, RequestRefused
-from .exchange import Exchange
+from .failover import Forwarding
 from .forwarder import run, send_request
 
 __all__ = ["METHODS", "REST", "STRAIGHT", "CatchAll", "CatchAllRoute", "Routes"]
@@ -92,7 +93,7 @@ class CatchAll:
         plan: Says how.
     """
 
-    def __init__(self, pool: UpstreamPool, plan: Plan) -> None:
+    def __init__(self, pool: UpstreamPool | Split, plan: Plan) -> None:
         self.pool = pool
         self._plan = plan
 
@@ -102,7 +103,11 @@ class CatchAll:
         async def forward(request: Request, upstream: Upstream = Depends(self.pool)) -> Response:
             location, changes = self._plan(request.scope, request.method)
             return await send_request(
-                request, upstream, policy=self.pool.policy, location=location, changes=changes
+                request,
+                upstream,
+                policy=upstream.policy or self.pool.policy,
+                location=location,
+                changes=changes,
             )
 
         # Older versions of FastAPI make routes of their own of it.
@@ -115,7 +120,8 @@ class CatchAll:
             upstream = self.pool.choose(Request(scope, receive))
             location, changes = self._plan(scope, scope["method"])
             client = ClientStream(scope, receive)
-            await run(Exchange(client, upstream, self.pool.policy, location, changes), send)
+            policy = upstream.policy or self.pool.policy
+            await run(Forwarding(client, upstream, policy, location, changes), send)
         except (GatewayError, RequestRefused) as error:
             # It is worded where FastAPI would do that: inside of what a mount is wrapped in.
             await request_response(_raising(error))(scope, receive, send)
@@ -151,14 +157,14 @@ class CatchAllRoute(APIRoute):
         """Go straight to the forwarder if that was noted."""
         await scope.pop(STRAIGHT, super().handle)(scope, receive, send)
 
-    def _is_known_bare(self, scope: Scope, pool: UpstreamPool) -> bool:
+    def _is_known_bare(self, scope: Scope, pool: UpstreamPool | Split) -> bool:
         try:
             return self._is_bare(scope, pool)
         except AttributeError:
             # FastAPI keeps its record in another way than this module knows.
             return False
 
-    def _is_bare(self, scope: Scope, pool: UpstreamPool) -> bool:
+    def _is_bare(self, scope: Scope, pool: UpstreamPool | Split) -> bool:
         record: Any = scope.get(_SCOPE_KEY, {}).get(_CONTEXT_KEY)
         if record is None:
             # An application that somebody has wrapped has to be called.
@@ -183,10 +189,10 @@ def _raising(error: Exception) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def _injects_only(dependant: Any, pool: UpstreamPool) -> bool:
+def _injects_only(dependant: Any, pool: UpstreamPool | Split) -> bool:
     """Tell whether FastAPI would call *pool* and nothing else before the endpoint."""
     return (
         len(dependant.dependencies) == 1
         and dependant.dependencies[0].call is pool
-        and type(pool).__call__ is UpstreamPool.__call__
+        and type(pool).__call__ in (UpstreamPool.__call__, Split.__call__)
     )

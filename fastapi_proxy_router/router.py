@@ -15,7 +15,9 @@ from starlette.routing import Match
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from .core.changes import NO_CHANGES, Changes, PathPattern
+from .core.options import PoolOptions
 from .core.pool import UpstreamLike, UpstreamPool
+from .core.split import Split, contested
 from .core.target import Location, locate
 from .core.upstream import Upstream
 from .exceptions import ConfigurationError
@@ -23,13 +25,13 @@ from .forwarder import send_request
 from .log import reported
 from .overrides import RequestOverride, RouteOverride, WebSocketOverride
 from .route import METHODS, REST, STRAIGHT, CatchAll, CatchAllRoute, Routes
+from .serving import serving
 from .settings import ProxySettings
-from .transport import close_transports, open_transports
-from .upgrade import close_relays, relay_websocket
+from .upgrade import relay_websocket
 
 __all__ = ["PoolLike", "ProxyRouter"]
 
-PoolLike = UpstreamLike | UpstreamPool | Sequence[UpstreamLike]
+PoolLike = UpstreamLike | UpstreamPool | Split | Sequence[UpstreamLike]
 
 _MATCHED = "fastapi_proxy_router.matched"
 
@@ -38,9 +40,9 @@ class ProxyRouter(APIRouter):
     """An ``APIRouter`` that forwards what its other routes do not take, HTTP and WebSocket.
 
     Args:
-        upstreams: A URL, an ``Upstream``, an ``UpstreamPool``, a sequence of the first two, or a
-            mapping of path prefixes to any of these. The longest prefix wins, and one matches
-            whole segments only.
+        upstreams: A URL, an ``Upstream``, an ``UpstreamPool``, a ``Split``, a sequence of the first
+            two, or a mapping of path prefixes to any of these. The longest prefix wins, and one
+            matches whole segments only.
         strip_prefix: Do not send the prefix to the upstream (``prefix=``, the including call's and
             the mapping's) but announce it in ``X-Forwarded-Prefix``. ``root_path`` and the path of
             a mount are never sent. Default: yes.
@@ -65,7 +67,7 @@ class ProxyRouter(APIRouter):
         methods: Iterable[str] = METHODS,
         **options: Any,
     ) -> None:
-        self.pools = _pools(upstreams)
+        self.pools = _pools(upstreams, options)
         super().__init__(**options)
         self._strip_prefix = strip_prefix
         self._overrides = [override.compile() for override in overrides]
@@ -74,7 +76,7 @@ class ProxyRouter(APIRouter):
             self._add_catch_alls(prefix, pool, listed)
         self.routes = routes = Routes(self.routes)
         routes.catch_alls = len(routes) - declared
-        self.lifespan_context = self._with_transports(self.lifespan_context)
+        self.lifespan_context = self._with_pools(self.lifespan_context)
 
     @classmethod
     def from_settings(cls, settings: ProxySettings | None = None, **options: Any) -> "ProxyRouter":
@@ -90,7 +92,7 @@ class ProxyRouter(APIRouter):
         """
         settings = settings or ProxySettings()
         return cls(
-            {pool.prefix: pool.build(name, settings) for name, pool in settings.pools.items()},
+            settings.build(),
             strip_prefix=settings.strip_prefix,
             overrides=settings.overrides,
             **{"prefix": settings.prefix, **options},
@@ -147,7 +149,7 @@ class ProxyRouter(APIRouter):
                 return await send_request(
                     request,
                     upstream,
-                    policy=pool.policy,
+                    policy=upstream.policy or pool.policy,
                     location=location,
                     changes=_changes(hook, change, RequestOverride),
                 )
@@ -185,7 +187,11 @@ class ProxyRouter(APIRouter):
                     location = self._location(websocket.scope, slashes)
                 changes = _changes(hook, change, WebSocketOverride)
                 await relay_websocket(
-                    websocket, upstream, policy=pool.policy, location=location, changes=changes
+                    websocket,
+                    upstream,
+                    policy=upstream.policy or pool.policy,
+                    location=location,
+                    changes=changes,
                 )
 
             self.add_api_websocket_route(path, endpoint, name=hook.__name__)
@@ -193,13 +199,13 @@ class ProxyRouter(APIRouter):
 
         return register
 
-    def _pool_of(self, path: str) -> tuple[str, UpstreamPool]:
+    def _pool_of(self, path: str) -> tuple[str, UpstreamPool | Split]:
         for prefix, pool in self.pools.items():
             if f"{path}/".startswith(f"{prefix}/"):
                 return prefix, pool
         raise ConfigurationError([f"no pool serves {path!r}; prefixes are {list(self.pools)}"])
 
-    def _add_catch_alls(self, prefix: str, pool: UpstreamPool, methods: list[str]) -> None:
+    def _add_catch_alls(self, prefix: str, pool: UpstreamPool | Split, methods: list[str]) -> None:
         def plan(scope: Scope, method: str) -> tuple[Location, Changes]:
             slashes = scope["path_params"][REST].count("/")
             with reported(scope):
@@ -209,7 +215,11 @@ class ProxyRouter(APIRouter):
         async def relay(websocket: WebSocket, upstream: Upstream = Depends(pool)) -> None:
             location, changes = plan(websocket.scope, "GET")
             await relay_websocket(
-                websocket, upstream, policy=pool.policy, location=location, changes=changes
+                websocket,
+                upstream,
+                policy=upstream.policy or pool.policy,
+                location=location,
+                changes=changes,
             )
 
         path = f"{prefix}{{{REST}:proxy_rest}}"
@@ -241,20 +251,14 @@ class ProxyRouter(APIRouter):
                     return changes
         return NO_CHANGES
 
-    def _with_transports(self, inner: Lifespan[Any]) -> Lifespan[Any]:
-        """Return *inner* with the pools' transports opened before it and closed after it."""
-        upstreams = [upstream for pool in self.pools.values() for upstream in pool.upstreams]
+    def _with_pools(self, inner: Lifespan[Any]) -> Lifespan[Any]:
+        """Return *inner* within all that runs beside the pools."""
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[Any]:
-            open_transports(upstreams)
-            try:
-                async with inner(app) as state:
-                    with _frozen():
-                        yield state
-            finally:
-                await close_relays(upstreams)
-                await close_transports(upstreams)
+            async with serving(*self.pools.values()), inner(app) as state:
+                with _frozen():
+                    yield state
 
         return lifespan
 
@@ -295,11 +299,18 @@ def _changes(
     )
 
 
-def _pools(upstreams: PoolLike | Mapping[str, PoolLike]) -> dict[str, UpstreamPool]:
+def _pools(
+    upstreams: PoolLike | Mapping[str, PoolLike], options: Mapping[str, Any]
+) -> dict[str, UpstreamPool | Split]:
     """Return the pools by prefix, the deepest first, so that the first that matches is right."""
     given = upstreams if isinstance(upstreams, Mapping) else {"": upstreams}
     mistakes = [] if given else ["a ProxyRouter needs at least one upstream"]
-    pools: dict[str, UpstreamPool] = {}
+    mistakes += [
+        f"{name} is for a pool: ProxyRouter(UpstreamPool(..., {name}=...))"
+        for name in options
+        if name in PoolOptions.__annotations__
+    ]
+    pools: dict[str, UpstreamPool | Split] = {}
     for path, entry in given.items():
         prefix = "" if path == "/" else path
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
@@ -308,10 +319,12 @@ def _pools(upstreams: PoolLike | Mapping[str, PoolLike]) -> dict[str, UpstreamPo
             mistakes.append(f"prefix {path!r} is given twice")
         try:
             pools[prefix] = (
-                entry if isinstance(entry, UpstreamPool) else UpstreamPool(entry, name=prefix)
+                entry
+                if isinstance(entry, UpstreamPool | Split)
+                else UpstreamPool(entry, name=prefix)
             )
         except ConfigurationError as error:
             mistakes += error.mistakes
-    if mistakes:
+    if mistakes := mistakes or contested(pools):
         raise ConfigurationError(mistakes)
     return dict(sorted(pools.items(), key=lambda item: (-item[0].count("/"), "{" in item[0])))

@@ -11,27 +11,26 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from .core.binding import affinity_headers
 from .core.changes import NO_CHANGES, Changes
 from .core.guard import check_response, is_bodyless, is_refusal
 from .core.handshake import (
     ABNORMAL,
     accept_headers,
     check_origin,
-    handshake_headers,
-    offered,
     refusal_headers,
 )
 from .core.headers import Edits, edit, response_headers
 from .core.names import Header
-from .core.outbound import outbound
 from .core.policy import DEFAULT_POLICY, ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
+from .dialling import Dialling, Opened
 from .exceptions import BadGateway, StreamAborted
 from .log import log_failure, reported
 from .overrides import WebSocketOverride, WebSocketOverrideOptions
 from .relay import Relay
-from .websocket import Dialled, Refused, dial
+from .websocket import Refused
 
 __all__ = ["close_relays", "proxy_pass_websocket", "relay_websocket"]
 
@@ -77,34 +76,30 @@ async def relay_websocket(
     location: Location | None = None,
     changes: Changes = NO_CHANGES,
 ) -> None:
-    """Relay *websocket* to *upstream*; the arguments are those of ``send_request``."""
+    """Relay *websocket* to *upstream*; the arguments are those of ``send_request``.
+
+    If it cannot be reached, or does not answer, the others of its pool are asked.
+    """
     policy = policy or upstream.policy or DEFAULT_POLICY
     options = changes.websocket or policy.websocket
+    # Limits of one path do not open it to every page.
+    allowed = options.allowed_origins
+    if allowed is None:
+        allowed = policy.websocket.allowed_origins
     with reported(websocket.scope):
-        # Limits of one path do not open it to every page.
-        allowed = options.allowed_origins
-        if allowed is None:
-            allowed = policy.websocket.allowed_origins
         check_origin(websocket.scope["headers"], allowed)
-        offers = offered(websocket.scope.get("subprotocols", ()))
-        out = outbound(
-            websocket.scope,
-            upstream,
-            location=location,
-            changes=changes,
-            policy=policy,
-            crossing=handshake_headers,
-        )
-        upstream.in_flight += 1
+    dialling = Dialling(websocket.scope, policy, location, changes).open(upstream)
+    try:
+        opened = await _unless_the_client_leaves(websocket, dialling)
+    except Refused as refused:
+        with reported(websocket.scope):
+            await _refuse(websocket, refused, policy, changes)
+        return
+    if opened is not None:
         try:
-            dialling = dial(upstream, out, offers, options, changes.timeout or policy.timeout)
-            dialled = await _unless_the_client_leaves(websocket, dialling)
-            if dialled is not None:
-                await _connect(websocket, upstream, dialled, policy, changes)
-        except Refused as refused:
-            await _refuse(websocket, upstream, refused, policy, changes)
+            await _connect(websocket, opened, policy, changes)
         finally:
-            upstream.in_flight -= 1
+            opened.drop()
 
 
 async def close_relays(upstreams: Iterable[Upstream]) -> None:
@@ -120,38 +115,38 @@ async def close_relays(upstreams: Iterable[Upstream]) -> None:
 
 
 async def _unless_the_client_leaves(
-    websocket: WebSocket, dialling: Coroutine[Any, Any, Dialled]
-) -> Dialled | None:
+    websocket: WebSocket, dialling: Coroutine[Any, Any, Opened]
+) -> Opened | None:
     """Return what *dialling* returns, or ``None`` if the client leaves before that."""
     dial_task = asyncio.create_task(dialling, name="relay dial upstream")
     leave_task = asyncio.create_task(_left(websocket), name="relay watch client")
-    dialled: Dialled | None = None
+    opened: Opened | None = None
     try:
         await asyncio.wait([dial_task, leave_task], return_when=asyncio.FIRST_COMPLETED)
         if not (leave_task.done() and leave_task.result()):
-            dialled = await dial_task
-        return dialled
+            opened = await dial_task
+        return opened
     finally:
         # Both before any await: a cancel scope of anyio cancels at each of them.
         leave_task.cancel()
         dial_task.cancel()
-        if dialled is None:
+        if opened is None:
             dial_task.add_done_callback(_hung_up)
         try:
             await asyncio.wait([leave_task, dial_task])
         except BaseException:
-            if dialled is not None:
-                dialled.websocket.abort()
+            if opened is not None:
+                opened.drop()
             raise
         finally:
             # A failure would hold itself, through its traceback and the task.
             del leave_task, dial_task
 
 
-def _hung_up(dial_task: asyncio.Task[Dialled]) -> None:
+def _hung_up(dial_task: asyncio.Task[Opened]) -> None:
     """Drop the connection of an upstream that answered nobody."""
     if not dial_task.cancelled() and dial_task.exception() is None:
-        dial_task.result().websocket.abort()
+        dial_task.result().drop()
 
 
 async def _left(websocket: WebSocket) -> bool:
@@ -165,34 +160,32 @@ async def _left(websocket: WebSocket) -> bool:
 
 
 async def _connect(
-    websocket: WebSocket,
-    upstream: Upstream,
-    dialled: Dialled,
-    policy: ForwardPolicy,
-    changes: Changes,
+    websocket: WebSocket, opened: Opened, policy: ForwardPolicy, changes: Changes
 ) -> None:
     """Accept the client as the upstream has accepted us, and relay until the end."""
+    upstream = opened.upstream
     options = changes.websocket or policy.websocket
     hooks = (changes.on_client_message, changes.on_upstream_message)
-    relay = Relay(websocket, dialled.websocket, options, *hooks)
+    relay = Relay(websocket, opened.websocket, options, *hooks)
     running = _running.setdefault(upstream, set())
     running.add(relay)
     try:
-        headers = edit(accept_headers(dialled.headers), changes.response)
-        ended = await relay.run(websocket.accept(dialled.websocket.subprotocol, headers))
+        headers = edit(accept_headers(opened.headers), changes.response)
+        headers = [*headers, *affinity_headers(websocket.scope, upstream)]
+        ended = await relay.run(websocket.accept(opened.websocket.subprotocol, headers))
     finally:
         running.discard(relay)
     if ended.by == "upstream" and ended.code == ABNORMAL:
         failure = StreamAborted(ended.reason, upstream=upstream, fault="upstream")
+        if not relay.is_held_up:
+            opened.lease.judge(failure)
         log_failure(websocket.scope, failure)
+    else:
+        opened.lease.succeeded()
 
 
 async def _refuse(
-    websocket: WebSocket,
-    upstream: Upstream,
-    refused: Refused,
-    policy: ForwardPolicy,
-    changes: Changes,
+    websocket: WebSocket, refused: Refused, policy: ForwardPolicy, changes: Changes
 ) -> None:
     """Pass the upstream's refusal on, with its status, headers and body.
 
@@ -200,6 +193,7 @@ async def _refuse(
         BadGateway: It is none. An upstream that took the handshake for an ordinary request must
             not answer it past the routes that guard such requests.
     """
+    upstream = refused.upstream
     check_response(upstream, refused.status, refused.headers)
     if not is_refusal(refused.status):
         reason = f"the upstream answered the handshake with {refused.status}"
@@ -214,6 +208,8 @@ async def _refuse(
         refused.status,
         keep_server_headers=policy.keep_server_headers,
     )
+    headers = edit(headers, changes.response)
+    headers = [*headers, *affinity_headers(websocket.scope, upstream)]
     if "http.response.pathsend" in extensions:
         # granian, alone in offering this to WebSockets, dies of a refusal that repeats a header.
         headers = _folded(headers)
@@ -221,7 +217,7 @@ async def _refuse(
     bodyless = is_bodyless("GET", refused.status)
     length = () if bodyless else ((b"content-length", b"%d" % len(answer.body)),)
     framing = Edits(set=length, remove=frozenset({b"content-length"}))
-    answer.raw_headers = edit(edit(headers, changes.response), framing)
+    answer.raw_headers = edit(headers, framing)
     with suppress(*_GONE):
         await websocket.send_denial_response(answer)
 

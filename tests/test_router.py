@@ -20,13 +20,18 @@ from websockets.exceptions import InvalidStatus
 from fastapi_proxy_router import (
     BadGateway,
     ConfigurationError,
+    CookieAffinity,
+    HeaderAffinity,
     HeaderEdits,
+    HealthCheck,
     ProxyRouter,
+    Split,
     Upstream,
     UpstreamPool,
     forward,
     proxy_pass,
     proxy_pass_websocket,
+    serving,
 )
 from tests.servers import Served, get_raw, raw_upstream, send_raw, serve, status
 from tests.test_relay import dialled, ws_upstream
@@ -574,7 +579,8 @@ async def test_round_robin_follows_the_weights():
     """Three to one is three to one, spread out."""
     async with raw_upstream(named("a")) as a, raw_upstream(named("b")) as b:
         app = FastAPI()
-        app.include_router(ProxyRouter([Upstream(a.url, weight=3), Upstream(b.url)]))
+        upstreams = [Upstream(a.url, weight=3), Upstream(b.url)]
+        app.include_router(ProxyRouter(UpstreamPool(upstreams, balancer="round_robin")))
         answers = [(await asgi_get(app, "/")).text for _ in range(8)]
 
         assert answers == list("aabaaaba")
@@ -796,9 +802,67 @@ async def test_a_pool_without_an_upstream_is_logged(caplog):
     assert ["users" in record.getMessage() for record in caplog.records] == [True]
 
 
+async def test_a_pool_that_is_not_served_is_one_line_in_the_log(caplog):
+    """Else its health checks would be missed only when an upstream is down."""
+    pool = UpstreamPool("http://a", name="reports", health=HealthCheck())
+    for _ in range(2):
+        pool.pick(HTTPConnection({"type": "http", "headers": []}))
+
+    assert [record.getMessage()[:34] for record in caplog.records] == [
+        "pool 'reports' is not served: nobo"
+    ]
+
+
+async def test_a_pool_that_is_served_is_not_in_the_log(caplog):
+    """Nor is one that needs nothing beside its traffic."""
+    async with raw_upstream() as upstream:
+        checked = UpstreamPool(upstream.url, health=HealthCheck())
+        async with serving(checked):
+            for pool in (checked, UpstreamPool(upstream.url)):
+                pool.pick(HTTPConnection({"type": "http", "headers": []}))
+
+    assert caplog.records == []
+
+
+def test_an_option_of_a_pool_is_told_where_it_belongs():
+    """It is not the router's."""
+    with pytest.raises(ConfigurationError, match=r"balancer is for a pool: ProxyRouter\(Upstream"):
+        ProxyRouter(["http://a", "http://b"], balancer="random")
+
+
+def sticky(name: str, *hosts: str, path: str = "/") -> UpstreamPool:
+    affinity = CookieAffinity(name, path=path, secret="0123456789abcdef")
+    return UpstreamPool([f"http://{host}" for host in hosts], affinity=affinity)
+
+
+def test_pools_that_write_the_same_cookie_are_refused():
+    """Each would take the other's clients away."""
+    with pytest.raises(ConfigurationError, match="'/a' and '/b' take each other's clients"):
+        ProxyRouter({"/a": sticky("c", "a1", "a2"), "/b": sticky("c", "b1", "b2")})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        sticky("d", "b1"),
+        sticky("c", "b1", path="/b"),
+        sticky("c", "a1", "a2"),
+        UpstreamPool("http://b", affinity=HeaderAffinity("c")),
+    ],
+)
+def test_pools_that_do_not_share_a_cookie_go_together(other):
+    """By its name, its path, or because they have the same upstreams."""
+    ProxyRouter({"/a": sticky("c", "a1", "a2"), "/b": other})
+
+
+def test_pools_of_a_split_may_write_the_same_cookie():
+    """That is how a client stays on its version."""
+    ProxyRouter(Split({sticky("c", "a1"): 1, sticky("c", "b1"): 1}))
+
+
 def test_a_pool_says_what_it_is():
     """The repr is for operators."""
     pool = UpstreamPool(["http://a", Upstream("http://b", weight=0)], name="users")
 
-    assert repr(pool) == "<UpstreamPool 'users' 2 upstreams: 1 available, 0 in flight>"
-    assert repr(pool.upstreams[1]) == "<Upstream 'http://b' weight 0, 0 in flight>"
+    assert repr(pool) == "<UpstreamPool 'users' 2 upstreams: 1 healthy, 0 in flight>"
+    assert repr(pool.upstreams[1]) == "<Upstream 'http://b' healthy, weight 0, 0 in flight>"

@@ -97,8 +97,14 @@ def exchange(
     """
     transport = _transport_of(upstream)
     if isinstance(transport, HTTP1Transport):
-        return transport.exchange(upstream.address, request, timeout.waits, early_hint=early_hint)
-    return exchange_foreign(transport, upstream.address, request, timeout)
+        return transport.exchange(
+            upstream.address,
+            request,
+            timeout.waits,
+            early_hint=early_hint,
+            server_hostname=upstream.server_hostname,
+        )
+    return exchange_foreign(upstream, request, timeout)
 
 
 def connect(
@@ -115,7 +121,12 @@ def connect(
     transport = _transport_of(upstream)
     if not isinstance(transport, HTTP1Transport):
         transport = _DEFAULT
-    return transport.connect(upstream.address, new, timeout=timeout.connect)
+    return transport.connect(
+        upstream.address,
+        new,
+        timeout=timeout.connect,
+        server_hostname=upstream.server_hostname,
+    )
 
 
 class crossing:  # noqa: N801 - reads as what it does, like the context managers of contextlib
@@ -145,15 +156,27 @@ def _translated(
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(cause, OSError) and (cause is error or cause.errno in _EXHAUSTED):
         # A transport wraps what the network does; what is left is ours.
-        return NoUpstreamAvailable(reason, upstream=upstream, stage=stage, fault="us")
+        return NoUpstreamAvailable(
+            reason, upstream=upstream, stage=stage, fault="us", request_sent=_sent(error, stage)
+        )
     if _is(error, library, "LocalProtocolError"):
         # A foreign transport's words may quote the request.
         said = str(error) if hasattr(error, "request_sent") else "The request cannot be forwarded"
         return RequestRefused(said, close=True)
-    for name, ours, earlier, fault in _OURS:
+    for name, ours, earlier, culprit in _OURS:
         if _is(error, library, name):
-            return ours(reason, upstream=upstream, stage=earlier or stage, fault=fault)
+            stage = earlier or stage
+            # We may have kept a connection for longer than the upstream has.
+            fault: Fault = "us" if hasattr(error, "stale") else culprit
+            sent = _sent(error, stage)
+            return ours(reason, upstream=upstream, stage=stage, fault=fault, request_sent=sent)
     return None
+
+
+def _sent(error: Exception, stage: Stage) -> bool:
+    """Tell whether anything was sent; a foreign transport says so only of connecting."""
+    sent: bool = getattr(error, "request_sent", stage != "connect")
+    return sent
 
 
 def _is(error: Exception, library: ModuleType, name: str) -> bool:

@@ -11,17 +11,13 @@ import httpx
 from ..core.headers import content_length
 from ..core.names import Header
 from ..core.policy import Deadlines
+from ..core.retry import IDEMPOTENT
 from .http1 import HTTP1Connection
 from .limits import failure
 from .parser import Head
 from .pool import ConnectionPool
 
 __all__ = ["EarlyHint", "HTTP1Response", "RawRequest", "attempt", "sized"]
-
-_IDEMPOTENT = frozenset(
-    "GET HEAD OPTIONS PUT DELETE QUERY PROPFIND REPORT SEARCH "
-    "MKCOL COPY MOVE UNLOCK PROPPATCH ACL".split()
-)
 
 #: A body at hand that is longer is sent like one that arrives.
 _AT_ONCE = 64 * 1024
@@ -66,7 +62,7 @@ class RawRequest(NamedTuple):
     @property
     def is_replayable(self) -> bool:
         """Whether it may be sent twice, and can be."""
-        return self.method in _IDEMPOTENT and isinstance(self.body, bytes)
+        return self.method in IDEMPOTENT and isinstance(self.body, bytes)
 
 
 class HTTP1Response:

@@ -29,6 +29,8 @@ __all__ = ["HTTP1Transport", "tls_context"]
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _PORTS = {"http": 80, "https": 443}
+#: Seconds within which a connection that was kept breaks if its upstream had closed it already.
+_RACE = 1.0
 _NETWORK = (httpx.NetworkError, httpx.RemoteProtocolError)
 
 
@@ -87,25 +89,39 @@ class HTTP1Transport(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.TransportError: There is no response. Its ``request_sent`` says whether anything
-                of the request was sent.
+                of the request was sent. It has ``stale`` if it may be nobody's fault: the upstream
+                had closed a connection that was kept just as the request was sent.
         """
         pool = self._pool(origin, server_hostname)
         head = request.head()
-        connection = pool.take() or await pool.open(connect=deadlines.connect, pool=deadlines.pool)
-        while True:
-            reused = connection.exchanges > 0
-            try:
-                return await attempt(pool, connection, request, head, deadlines, early_hint)
-            except BaseException as error:
-                if not (reused and _may_repeat(request, connection, error)):
-                    pool.discard(connection)
+        connection: HTTP1Connection | None = None
+        try:
+            connection = pool.take()
+            if connection is None:
+                connection = await pool.open(connect=deadlines.connect, pool=deadlines.pool)
+            while True:
+                reused = connection.exchanges > 0
+                began = pool.time()
+                try:
+                    return await attempt(pool, connection, request, head, deadlines, early_hint)
+                except BaseException as error:
+                    is_lost = reused and isinstance(error, _NETWORK) and not connection.received
+                    if not (is_lost and _may_repeat(request, connection)):
+                        pool.discard(connection)
+                        if is_lost and pool.time() - began < _RACE:
+                            error.stale = True  # type: ignore[attr-defined]
+                        raise
+                begun = connection.started
+                try:
+                    connection = await pool.renew(connection, connect=deadlines.connect)
+                except httpx.TransportError as error:
+                    error.request_sent = begun  # type: ignore[attr-defined]
                     raise
-            begun = connection.started
-            try:
-                connection = await pool.renew(connection, connect=deadlines.connect)
-            except httpx.TransportError as error:
-                error.request_sent = begun  # type: ignore[attr-defined]
-                raise
+        except asyncio.CancelledError as error:
+            # For a deadline of the caller's.
+            sent = connection is not None and connection.started
+            error.request_sent = sent  # type: ignore[attr-defined]
+            raise
 
     def _pool(self, origin: Origin, server_hostname: str | None) -> ConnectionPool:
         loop = asyncio.get_running_loop()
@@ -211,9 +227,7 @@ def _unconnected(error: Exception) -> httpx.ConnectError:
     return failure(httpx.ConnectError, f"{type(error).__name__}: {error}", request_sent=False)
 
 
-def _may_repeat(request: RawRequest, connection: HTTP1Connection, error: BaseException) -> bool:
-    if not isinstance(error, _NETWORK) or connection.received:
-        return False
+def _may_repeat(request: RawRequest, connection: HTTP1Connection) -> bool:
     # Not what the error says: it may be of the body's own, of a request to somebody else.
     return request.is_replayable or not connection.started
 

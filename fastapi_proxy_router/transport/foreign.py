@@ -19,7 +19,7 @@ from ..core.guard import response_mistake
 from ..core.headers import content_length, is_chunked
 from ..core.names import Header
 from ..core.policy import Timeout
-from ..core.upstream import Origin
+from ..core.upstream import Upstream
 from .attempt import RawRequest, sized
 from .limits import failure
 
@@ -72,14 +72,15 @@ class ForeignResponse:
 
 
 async def exchange_foreign(
-    transport: Any, origin: Origin, request: RawRequest, timeout: Timeout
+    upstream: Upstream, request: RawRequest, timeout: Timeout
 ) -> ForeignResponse:
-    """Send a request through *transport* and return once the response's head is here.
+    """Send a request through the upstream's transport and return once the response's head is here.
 
     Raises:
         Exception: What the transport raises, or httpx's errors.
     """
     loop = asyncio.get_running_loop()
+    transport = upstream.transport
     waiting = True
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -93,7 +94,7 @@ async def exchange_foreign(
     try:
         async with asyncio.timeout(None if arrives else _both(timeout)) as deadline:
             response = await transport.handle_async_request(
-                _outgoing(library_of(transport), origin, request, timeout, chunks())
+                _outgoing(library_of(transport), upstream, request, timeout, chunks())
             )
     except TimeoutError:
         reason = f"no response head within {timeout.response} s"
@@ -108,11 +109,12 @@ async def exchange_foreign(
 
 def _outgoing(
     library: ModuleType,
-    origin: Origin,
+    upstream: Upstream,
     request: RawRequest,
     timeout: Timeout,
     chunks: AsyncIterator[bytes],
 ) -> Any:
+    origin = upstream.address
     return library.Request(
         request.method,
         # Built from parts, so that nothing in the target can name another host. The URL is for
@@ -124,7 +126,7 @@ def _outgoing(
         stream=_stream_class(library)(chunks),
         extensions={
             "target": request.target,
-            "sni_hostname": origin.host,
+            "sni_hostname": upstream.host,
             "timeout": {
                 "connect": timeout.connect,
                 "pool": timeout.pool,

@@ -34,10 +34,14 @@ class ConnectionPool:
     Args:
         connect: Opens a connection; raises httpx's errors.
         limits: The limits.
+
+    Attributes:
+        time: What time it is, for the event loop.
     """
 
     def __init__(self, connect: Connect, limits: ConnectionLimits) -> None:
         self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
         self._connect = connect
         self._limits = limits
         self._open: set[HTTP1Connection] = set()
@@ -124,6 +128,8 @@ class ConnectionPool:
             if isinstance(error, TimeoutError):
                 reason = f"no connection was free within {seconds} s"
                 raise failure(httpx.PoolTimeout, reason, request_sent=False) from None
+            # For a deadline of the caller's: it is not the upstream that is waited for.
+            error.in_queue = True  # type: ignore[attr-defined]
             raise
 
     def _leave_queue(self, waiter: asyncio.Future[HTTP1Connection | None]) -> None:

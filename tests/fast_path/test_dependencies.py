@@ -1,5 +1,6 @@
 """The straight way past FastAPI: taken when nothing is to be injected, left when anything is."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import fastapi.routing
@@ -273,8 +274,10 @@ async def test_a_pool_that_only_picks_in_its_own_way_goes_straight(upstream, oth
     """A pool's own pick() is asked on the straight way too."""
 
     class Second(UpstreamPool):
-        def pick(self, connection: HTTPConnection) -> Upstream:
-            super().pick(connection)
+        def pick(
+            self, connection: HTTPConnection, *, without: Collection[Upstream] = ()
+        ) -> Upstream:
+            super().pick(connection, without=without)
             return self.upstreams[1]
 
     pool = Second([upstream.url, other.url], balancer=ways)

@@ -29,11 +29,11 @@ F22   closed while idle                            test_reuse_faults
 F23   bytes after a response                       test_reuse_faults; `forwarding`
 F24   TLS                                          test_tls_faults; tests/test_tls.py
 F25   DNS                                          test_name_faults
-F26   the port is another service's, health lies   health checks: not here yet
-F27   flapping, slow start, one of three slow      health checks: not here yet
-F28   all are down, and come back                  health checks: not here yet; one: F1, F30
-F29   bursts of 5xx, 429                           here; what a pool makes of them: not here yet
-F30   stopped, killed, restarted                   test_process_faults
+F26   the port is another service's, health lies   tests/core/test_health, tests/health/test_probe
+F27   flapping, slow start, one of three slow      tests/core/test_pool_machine, test_health
+F28   all are down, and come back                  tests/core/test_members; one: F1, F30
+F29   bursts of 5xx, 429                           here; tests/retries/test_statuses
+F30   stopped, killed, restarted                   test_process_faults; tests/retries
 F31   bodiless answers with a length, 101          test_reuse_faults, here; `forwarding`
 ====  ===========================================  =============================================
 

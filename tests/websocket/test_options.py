@@ -62,7 +62,7 @@ def test_every_option_has_a_variable(environment):
         POOLS__B__WEBSOCKET__COMPRESSION="0",
         POOLS__B__WEBSOCKET__ALLOWED_ORIGINS="null",
     )
-    pools = ProxyRouter.from_settings().pools
+    pools: dict[str, Any] = ProxyRouter.from_settings().pools
 
     common: dict[str, Any] = {"ping_interval": 1.5, "ping_timeout": None, "lifetime": 3600}
     assert pools["/a"].policy.websocket == WebSocketOptions(
@@ -80,8 +80,9 @@ def test_origins_are_comma_separated_or_json(environment, variable, line):
     name = variable.format("ALLOWED_ORIGINS")
     environment(**{name: line, "POOLS__A__UPSTREAMS": "http://a"})
 
-    origins = ProxyRouter.from_settings().pools[""].policy.websocket.allowed_origins
+    pools: dict[str, Any] = ProxyRouter.from_settings().pools
 
+    origins = pools[""].policy.websocket.allowed_origins
     assert origins == (ORIGINS if line != ORIGINS[0] else ORIGINS[:1])
 
 

@@ -38,7 +38,7 @@ def measured() -> Iterator[Memory]:
 
 def unsent() -> int:
     """Return the most bytes that wait to be sent on one connection of this process."""
-    transports = [
+    transports: list[asyncio.WriteTransport] = [
         item for item in gc.get_objects() if issubclass(type(item), asyncio.WriteTransport)
     ]
     return max(transport.get_write_buffer_size() for transport in transports)
