@@ -7,8 +7,21 @@ import json
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
+from starlette.requests import HTTPConnection
 
-from fastapi_proxy_router import ProxyRouter, ProxySettings, Timeout
+from fastapi_proxy_router import (
+    AffinitySettings,
+    Ejection,
+    HealthCheck,
+    ProxyRouter,
+    ProxySettings,
+    Queue,
+    RateLimit,
+    Retry,
+    Split,
+    Timeout,
+    UpstreamPool,
+)
 from tests.servers import get_raw, raw_upstream, serve, status
 
 pytestmark = pytest.mark.anyio
@@ -69,12 +82,15 @@ def test_every_setting_has_a_variable(environment):
         POOLS__A__PREFIX="/a",
         POOLS__A__FORWARDED="1",
         POOLS__A__VIA="gateway",
+        POOLS__A__KEEP_SERVER_HEADERS="true",
         POOLS__A__TIMEOUT__RESPONSE="9",
         POOLS__B__UPSTREAMS="http://b",
     )
     settings = ProxySettings()
     router = ProxyRouter.from_settings(settings, tags=["t"])
     a, b = router.pools["/a"], router.pools[""]
+    assert isinstance(a, UpstreamPool)
+    assert isinstance(b, UpstreamPool)
 
     assert (router.prefix, router.tags, settings.strip_prefix) == ("/api", ["t"], False)
     assert [(upstream.url, upstream.weight) for upstream in a.upstreams] == [
@@ -83,10 +99,101 @@ def test_every_setting_has_a_variable(environment):
     ]
     assert (a.name, b.name) == ("a", "b")
     assert (a.policy.forwarded, a.policy.via) == (True, b"gateway")
+    assert (a.policy.keep_server_headers, b.policy.keep_server_headers) == (True, False)
     assert a.policy.timeout == Timeout(1, 9, None)
     assert b.policy.timeout == Timeout(1, 2.5, None)
     assert b.policy.trusted_proxies.unix
     assert settings.overrides[0].rewrite == "/new/{id}"
+
+
+def test_every_setting_of_a_pool_has_a_variable(environment):
+    """Balancing, health, retries, limits and affinity, as the pool takes them in Python."""
+    environment(
+        POOLS__A__UPSTREAMS=json.dumps(
+            [
+                {"url": "http://a1", "max_concurrent": 3, "rate_limit": {"requests": 9}},
+                {"url": "http://a2", "backup": True, "address": "10.0.0.1"},
+            ]
+        ),
+        POOLS__A__BALANCER="least_requests",
+        POOLS__A__HEALTH__PATH="/healthz",
+        POOLS__A__HEALTH__STATUSES="200-204,404",
+        POOLS__A__HEALTH__HEADERS='{"x-probe": "1"}',
+        POOLS__A__HEALTH__INTERVAL="2.5",
+        POOLS__A__EJECTION__CONSECUTIVE="null",
+        POOLS__A__EJECTION__STATUSES="503",
+        POOLS__A__RETRY__ATTEMPTS="4",
+        POOLS__A__RETRY__METHODS="POST, PATCH",
+        POOLS__A__RETRY__IDEMPOTENCY_KEY="true",
+        POOLS__A__PANIC="false",
+        POOLS__A__MAX_CONCURRENT="50",
+        POOLS__A__QUEUE__SIZE="7",
+        POOLS__A__AFFINITY__COOKIE="sticky",
+        POOLS__A__AFFINITY__SECRET="a" * 16,
+        POOLS__B__UPSTREAMS="http://b",
+        POOLS__B__PREFIX="/b",
+        POOLS__B__EJECTION="null",
+        POOLS__B__HEALTH="{}",
+    )
+    settings = ProxySettings()
+    a, b = settings.pools["a"], settings.pools["b"]
+    first, second = settings.build()[""].upstreams
+
+    assert (first.max_concurrent, first.rate_limit) == (3, RateLimit(9))
+    assert (second.backup, second.address.host) == (True, "10.0.0.1")
+    assert a.balancer == "least_requests"
+    assert a.health == HealthCheck(
+        path="/healthz",
+        statuses={200, 201, 202, 203, 204, 404},
+        headers={"x-probe": "1"},
+        interval=2.5,
+    )
+    assert a.ejection == Ejection(consecutive=None, statuses={503})
+    assert a.retry == Retry(attempts=4, methods={"POST", "PATCH"}, idempotency_key=True)
+    assert (a.panic, a.max_concurrent, a.queue) == (False, 50, Queue(7))
+    assert isinstance(a.affinity, AffinitySettings)
+    assert a.affinity.build().place == ("cookie", "sticky", "", "/")
+    assert (b.ejection, b.health) == (None, HealthCheck())
+
+
+@pytest.mark.parametrize("text", ["fine", "200", "true", '{"status": "ok"}', '"ok"'])
+def test_a_text_to_look_for_is_not_read_as_json(environment, text):
+    """A health check's body and its headers stay what they are in the variable."""
+    environment(
+        POOLS__A__UPSTREAMS="http://a",
+        POOLS__A__HEALTH__BODY=text,
+        POOLS__A__HEALTH__HEADERS__X="5",
+    )
+    health = ProxySettings().pools["a"].health
+
+    assert health is not None
+    assert (health.body, health.headers) == (text, {"x": "5"})
+
+
+def test_pools_that_work_together_come_from_the_environment(environment):
+    """A split by weight and by header, and a mirror; what they use is not routed by itself."""
+    environment(
+        POOLS__STABLE__UPSTREAMS="http://stable",
+        POOLS__STABLE__MIRROR__POOL="shadow",
+        POOLS__STABLE__MIRROR__SHARE="0.5",
+        POOLS__SHADOW__UPSTREAMS="http://shadow",
+        POOLS__NEW__UPSTREAMS="http://new",
+        POOLS__NEW__PREFIX="/new",
+        SPLITS__SITE__POOLS='{"stable": 95, "new": 5}',
+        SPLITS__SITE__CANARIES='[{"pool": "new", "header": "x-canary", "value": "1"}]',
+    )
+    built = ProxyRouter.from_settings().pools
+    split = built[""]
+
+    assert list(built) == ["/new", ""]
+    assert isinstance(split, Split)
+    assert [pool.name for pool in split.pools] == ["stable", "new"]
+    assert built["/new"] is split.pools[1]
+    mirror = split.pools[0].mirror
+    assert mirror is not None
+    assert (mirror.pool.name, mirror.share) == ("shadow", 0.5)
+    asks = HTTPConnection({"type": "http", "headers": [(b"x-canary", b"1")]})
+    assert split.pool_for(asks).name == "new"
 
 
 def test_every_mistake_is_reported_at_once(environment):
@@ -135,11 +242,36 @@ def test_every_mistake_is_reported_at_once(environment):
         ({"POOLS__A__UPSTREAMS": "http://a", "TRUSTED_PROXIES": "10.0.0.0/99"}, "10.0.0.0/99"),
         ({"POOLS__A__UPSTREAMS": "http://a", "POOLS__A__VIA": "a b"}, "pseudonym"),
         ({"POOLS__A__UPSTREAMS": '["http://a"'}, "JSON"),
+        ({"POOLS__A__BALANCER": "best"}, "least_requests"),
+        ({"POOLS__A__RETRY__ATEMPTS": "2"}, "unknown: atempts"),
+        ({"POOLS__A__RETRY__ATTEMPTS": "0"}, "attempts must be a whole number"),
+        ({"POOLS__A__HEALTH": "/healthz"}, "JSON"),
+        ({"POOLS__A__HEALTH__STATUSES": "fine"}, "integer"),
+        (
+            {"POOLS__A__UPSTREAMS": '[{"url": "http://a", "rate_limit": {"rps": 1}}]'},
+            "unknown: rps",
+        ),
+        ({"POOLS__A__AFFINITY__SECRET": "SHORT"}, "at least 16 bytes"),
+        ({"POOLS__A__AFFINITY": '{"header": "x-a", "domain": "b"}'}, "no meaning"),
+        ({"POOLS__A__MIRROR__POOL": "b"}, "no other pool"),
+        (
+            {
+                "POOLS__A__AFFINITY": "{}",
+                "POOLS__B__AFFINITY": "{}",
+                "POOLS__B__UPSTREAMS": "http://b",
+                "POOLS__B__PREFIX": "/b",
+            },
+            "'/' and '/b' take each other's clients",
+        ),
+        ({"SPLITS__S__POOLS": '{"b": 1}', "SPLITS__S__PREFIX": "/s"}, "'b'.*which is no pool"),
+        ({"SPLITS__S__POOLS": '{"a": 0}'}, "above 0"),
+        ({"SPLITS__S__POOLS": '{"a": 1}', "POOLS__A__PREFIX": ""}, "several pools"),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(environment, variables, words):
     """The report says what to do."""
-    environment(**variables)
+    if variables:
+        environment(**{"POOLS__A__UPSTREAMS": "http://a", **variables})
 
     with pytest.raises(ValueError, match=words):
         ProxySettings()
