@@ -4,6 +4,7 @@
     make bench QUICK=1                       a first look, in about two
     make bench ROWS="get-32 download"        some of the work
     make bench CONTENDERS="nginx, direct"    some of those it is measured against
+    make bench ROWS=picking                  only the balancers, without nginx and wrk
 
 docs/performance.md says what each row measures.
 """
@@ -22,8 +23,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from . import nginx, report
+from . import nginx, picking, report
 from .contenders import (
+    BLACK_HOLE,
     CONTENDERS,
     DIRECT,
     ECHO,
@@ -34,6 +36,7 @@ from .contenders import (
     PROXY_LIB,
     REVERSE_PROXY,
     THIS,
+    THREE,
     VARIANTS,
     Contender,
     check,
@@ -50,11 +53,13 @@ HERE = Path(__file__).parent
 EVENTS = "events"
 WS_IDLE, WS_SLOW = "ws-idle", "ws-slow"
 SOCKETS = (*ECHOES, WS_IDLE, WS_SLOW)
-ROWS = (*LOADS, *TRANSFERS, EVENTS, *SOCKETS)
+PICKING = "picking"
+ROWS = (*LOADS, *TRANSFERS, EVENTS, *SOCKETS, PICKING)
 RELAYS = (THIS, REVERSE_PROXY, PROXY_LIB, NGINX)
 #: Who takes part in which row; in all others it is the proxies and hello world.
 PARTS: dict[str, Sequence[str]] = {
     "get-32": (*PROXIES, HELLO, DIRECT, *VARIANTS),
+    "black-hole": (THREE, BLACK_HOLE),
     "post-10k": PROXIES,
     "body-100k": (*PROXIES, NGINX_LARGE, DIRECT),
     **dict.fromkeys((*TRANSFERS, EVENTS), (*PROXIES, DIRECT)),
@@ -205,6 +210,11 @@ def measure_events(
         return first_events(running, 20)
 
 
+def measure_picking(chosen: Settings, results: Results) -> None:
+    say("picking an upstream")
+    results.picking = picking.measure(1 if chosen.quick else picking.ROUNDS)
+
+
 def available(names: Sequence[str], results: Results) -> list[Contender]:
     contenders, missing = wanted(names)
     for line in missing:
@@ -218,9 +228,10 @@ def note(results: Results, line: str) -> None:
         results.notes.append(line)
 
 
-def prepare() -> None:
+def prepare(rows: Sequence[str] = ROWS) -> None:
     """Check for the programs, make room for the sockets, and end all processes when told to end."""
-    if missing := [name for name in ("nginx", "wrk") if not program(name)]:
+    needed = () if set(rows) <= {PICKING} else ("nginx", "wrk")
+    if missing := [name for name in needed if not program(name)]:
         raise SystemExit(f"{' and '.join(missing)} not found: apt-get install nginx-light wrk")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -230,7 +241,7 @@ def prepare() -> None:
 
 def main() -> None:
     chosen = settings()
-    prepare()
+    prepare(chosen.rows)
     results = Results(chosen.size_mib)
     if chosen.quick:
         results.notes.append(
@@ -243,6 +254,8 @@ def main() -> None:
         measure_loads(launcher, chosen, results, websockets=True)
         if any(row in chosen.rows for row in (WS_IDLE, WS_SLOW)):
             measure_sockets(launcher, chosen, results)
+    if PICKING in chosen.rows:
+        measure_picking(chosen, results)
     text = report.markdown(results)
     (HERE / "results.md").write_text(text, encoding="utf-8")
     found = dataclasses.asdict(results) | {

@@ -68,6 +68,36 @@ def router_100_upstreams(url: str) -> FastAPI:
     return app
 
 
+def router_3_upstreams(url: str) -> FastAPI:
+    """Put three addresses of the upstream in one pool."""
+    return _three(url, [url.replace("127.0.0.1", "127.0.0.3")])
+
+
+def router_black_hole(url: str) -> FastAPI:
+    """Put a listener in the third place that lets nobody connect: its queue is full."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    address = listener.getsockname()
+    _open.append(listener)
+    for _ in range(4):
+        client = socket.socket()
+        client.settimeout(0)
+        client.connect_ex(address)
+        _open.append(client)
+    return _three(url, [f"http://127.0.0.1:{address[1]}"])
+
+
+#: What stays open until the process ends.
+_open: list[socket.socket] = []
+
+
+def _three(url: str, third: list[str]) -> FastAPI:
+    from fastapi_proxy_router import ProxyRouter
+
+    app = FastAPI()
+    app.include_router(ProxyRouter([url, url.replace("127.0.0.1", "127.0.0.2"), *third]))
+    return app
+
+
 def add_routes(app: FastAPI) -> None:
     for number in range(100):
         app.get(f"/service-{number}/{{item}}")(answer)
@@ -164,6 +194,8 @@ APPS: dict[str, Callable[[str], ASGIApp]] = {
         router,
         router_100_routes,
         router_100_upstreams,
+        router_3_upstreams,
+        router_black_hole,
         reverse_proxy,
         proxy_lib,
         proxy_lib_websocket,

@@ -23,6 +23,8 @@ DIRECT = "direct"
 ROUTES = "this with 100 routes"
 UPSTREAMS = "this with 100 upstreams"
 HELLO_ROUTES = "hello with 100 routes"
+THREE = "this with 3 upstreams"
+BLACK_HOLE = "this with one of 3 black-holed"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ CONTENDERS = {
         Contender(ROUTES, "router_100_routes", "fastapi-proxy-router"),
         Contender(UPSTREAMS, "router_100_upstreams", "fastapi-proxy-router"),
         Contender(HELLO_ROUTES, "hello_100_routes", forwards=False),
+        Contender(THREE, "router_3_upstreams", "fastapi-proxy-router"),
+        Contender(BLACK_HOLE, "router_black_hole", "fastapi-proxy-router"),
     )
 }
 PROXIES = (THIS, REVERSE_PROXY, PROXY_LIB, SNIPPET, NGINX)

@@ -114,6 +114,7 @@ LOADS = {
     "get-32": Load("small GETs, 32 clients", 32),
     "get-128": Load("small GETs, 128 clients", 128, seconds=1, rounds=2),
     "get-512": Load("small GETs, 512 clients", 512, seconds=3, rounds=2),
+    "black-hole": Load("small GETs, 32 clients, 3 upstreams", 32, seconds=4),
     "post-10k": Load("POSTs of 10 KiB, 32 clients", 32, body=10 * 1024, rounds=2),
     "body-100k": Load("GETs of 100 KiB, 32 clients", 32, path=nginx.FILE),
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .contenders import CONTENDERS, DIRECT, THIS, VARIANTS
+from .contenders import CONTENDERS, DIRECT, THIS, THREE, VARIANTS
 from .load import LOADS, Load, Round, median
+from .picking import SIZES
 from .results import Results, noise, verdicts
 from .sockets import ECHOES, FLOODS, IDLE, IDLE_OF, Echo
 from .streams import TRANSFERS, Stream
@@ -35,6 +36,7 @@ def markdown(results: Results) -> str:
         _echoes(results),
         _echo_clients(results),
         _sockets(results),
+        _picking(results),
         _circumstances(results),
     ]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part))) + "\n"
@@ -98,13 +100,15 @@ def _rate(rounds: list[Round] | None) -> str:
 
 def _clients(results: Results) -> Iterator[str]:
     yield from _details(results, "get-32", "Small GETs, 32 clients", "request")
+    yield ""
+    yield from _details(results, "black-hole", LOADS["black-hole"].title, "request", THREE)
 
 
-def _details(results: Results, load: str, title: str, what: str) -> Iterator[str]:
+def _details(results: Results, load: str, title: str, what: str, this: str = THIS) -> Iterator[str]:
     row = results.loads.get(load, {})
-    if THIS not in row:
+    if this not in row:
         return
-    ours = median(row[THIS], "requests_per_second")
+    ours = median(row[this], "requests_per_second")
     yield from table(
         [title, f"{what}s/s", "this, times", "p50 ms", "p99 ms", "CPU", f"CPU µs/{what}"],
         (
@@ -183,6 +187,17 @@ def _idle(kib: float | None, name: str) -> str:
 def _event(results: Results, name: str) -> str:
     times = results.events.get(name)
     return f"{statistics.median(times):.1f} ms" if times else NOTHING
+
+
+def _picking(results: Results) -> Iterator[str]:
+    if results.picking:
+        yield from table(
+            ["µs to pick one of", *(f"{size:,}" for size in SIZES)],
+            (
+                [name, *(f"{statistics.median(row[str(size)]):.2f}" for size in SIZES)]
+                for name, row in results.picking.items()
+            ),
+        )
 
 
 def _circumstances(results: Results) -> Iterator[str]:

@@ -13,8 +13,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .contenders import CONTENDERS, ECHO, HELLO, NGINX, PROXY_LIB, REVERSE_PROXY, THIS
+from .contenders import (
+    BLACK_HOLE,
+    CONTENDERS,
+    ECHO,
+    HELLO,
+    NGINX,
+    PROXY_LIB,
+    REVERSE_PROXY,
+    THIS,
+    THREE,
+)
 from .load import Round
+from .picking import SIZES
 from .processes import program
 from .sockets import ECHOES, FLOODS, IDLE
 from .streams import Stream
@@ -53,6 +64,8 @@ def machine() -> dict[str, str]:
 
 
 def _program_version(name: str) -> str:
+    if not program(name):
+        return "none"
     run = subprocess.run([program(name) or name, "-v"], capture_output=True, text=True, check=False)
     found = re.search(r"\d+(\.\d+)+", run.stdout + run.stderr)
     return found[0] if found else "?"
@@ -60,7 +73,10 @@ def _program_version(name: str) -> str:
 
 @dataclass
 class Results:
-    """The figures of a run, by work and contender; ``idle`` in KiB for each connection."""
+    """The figures of a run, by work and contender.
+
+    ``idle`` is in KiB for each connection, ``picking`` in microseconds, by balancer and size.
+    """
 
     size_mib: int
     loads: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
@@ -68,6 +84,7 @@ class Results:
     events: dict[str, list[float]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     floods: dict[str, dict[str, Stream]] = field(default_factory=dict)
+    picking: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=machine)
     began: str = field(default_factory=_now)
@@ -156,6 +173,23 @@ def _highest(streams: Mapping[str, Mapping[str, Stream]], works: Sequence[str]) 
     return [max(growths)] if len(growths) == len(works) else []
 
 
+_FEW, _, _MANY = map(str, SIZES)
+
+
+def _slowest_pick(results: Results) -> list[float]:
+    """Return what the slowest balancer takes with few upstreams, for each round."""
+    rows = [row[_FEW] for row in results.picking.values()]
+    return [max(of_all) for of_all in zip(*rows, strict=True)]
+
+
+def _pick_growth(name: str) -> Callable[[Results], list[float]]:
+    def find(results: Results) -> list[float]:
+        row = results.picking.get(name, {})
+        return _divided(row.get(_MANY, ()), row.get(_FEW, ()))
+
+    return find
+
+
 TARGETS = (
     Target(f"small GETs, 32 clients, against {REVERSE_PROXY}", _ratio("get-32", REVERSE_PROXY), 20),
     Target(f"small GETs, 32 clients, against {PROXY_LIB}", _ratio("get-32", PROXY_LIB), 20),
@@ -170,6 +204,14 @@ TARGETS = (
         "small GETs, 512 clients, errors",
         lambda results: [float(one.errors) for one in results.rounds("get-512")],
         highest=0,
+    ),
+    Target(
+        "small GETs, 32 clients, p99 with one of 3 black-holed, over that with 3",
+        lambda results: _divided(
+            [one.p99_ms for one in results.rounds("black-hole", BLACK_HOLE)],
+            [one.p99_ms for one in results.rounds("black-hole", THREE)],
+        ),
+        highest=1.25,
     ),
     Target("GETs of 100 KiB, against nginx", _ratio("body-100k", NGINX), 0.7),
     Target("p99 over p50, 32 clients", _tail, highest=4),
@@ -208,6 +250,15 @@ TARGETS = (
         lambda results: _highest(results.floods, list(FLOODS)),
         highest=16,
         unit=" MiB",
+    ),
+    Target(f"picking of {_FEW}, any balancer", _slowest_pick, highest=2, unit=" µs"),
+    Target(
+        f"picking of {_MANY} over {_FEW}, two choices", _pick_growth("two_choices"), highest=1.5
+    ),
+    Target(
+        f"picking of {_MANY} over {_FEW}, least requests",
+        _pick_growth("least_requests"),
+        highest=int(_MANY) / int(_FEW),
     ),
 )
 
