@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 # Most tests wait for a socket most of the time.
-JOBS ?= 3
+JOBS ?= 4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-lowest lint format types docs check bench bench-soak conformance clean
+.PHONY: help demo kill-one test test-lowest lint format types docs check bench bench-soak conformance clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.demo  ## Run a gateway over two upstreams on 127.0.0.1:$(PORT)
 	@exec env PORT=$(PORT) $(BIN)/python -m examples.demo
+
+kill-one: $(VENV)/.demo  ## Run a gateway over three upstreams, to kill by hand and watch
+	@exec env PORT=$(PORT) $(BIN)/python -m examples.kill_one
 
 test: $(VENV)/.tests  ## Run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

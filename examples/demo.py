@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 
-from fastapi_proxy_router import ProxyRouter
+from fastapi_proxy_router import ProxyRouter, UpstreamPool
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("demo.html")
@@ -33,7 +33,7 @@ def gateway_app(upstreams: list[str]) -> FastAPI:
     async def page() -> FileResponse:
         return FileResponse(PAGE)
 
-    app.include_router(ProxyRouter(upstreams))
+    app.include_router(ProxyRouter(UpstreamPool(upstreams, balancer="round_robin")))
     return app
 
 

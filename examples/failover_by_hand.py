@@ -26,8 +26,8 @@ async def forward_to_either(request: Request) -> Response:
     try:
         return await proxy_pass(request, first)
     except GatewayError as error:
-        # Past "connect" the first may have done the work already, and an order would be made twice.
-        if error.stage != "connect":
+        # If it was sent, the first may have done the work, and an order would be made twice.
+        if error.request_sent:
             raise
         return await proxy_pass(request, second)
 

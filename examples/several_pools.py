@@ -19,6 +19,7 @@ orders = UpstreamPool(
         Upstream(os.getenv("ORDERS_2", "http://127.0.0.1:9002")),
     ],
     name="orders",
+    balancer="round_robin",
     timeout=Timeout(connect=2, response=30),
 )
 website = UpstreamPool(os.getenv("WEBSITE", "http://127.0.0.1:9003"), preserve_host=True)

@@ -15,6 +15,7 @@ import pytest
 from dotenv import dotenv_values
 from fastapi import FastAPI
 
+import fastapi_proxy_router
 from fastapi_proxy_router import (
     PoolSettings,
     ProxyRouter,
@@ -155,6 +156,13 @@ def test_every_setting_is_documented():
     variables |= {f"PROXY_TIMEOUT__{field.upper()}" for field in TimeoutSettings.model_fields}
     variables |= {f"PROXY_WEBSOCKET__{field.upper()}" for field in WebSocketSettings.model_fields}
     assert {variable for variable in variables if variable not in text} == set()
+
+
+def test_every_public_name_is_in_the_reference():
+    """What can be imported is explained."""
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    explained = set(re.findall(r"^::: .*\.(\w+)$", pages, re.MULTILINE))
+    assert set(fastapi_proxy_router.__all__) - explained == set()
 
 
 # Commands and links

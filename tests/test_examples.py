@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import json
+import os
+import re
+import signal
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -187,6 +191,42 @@ async def test_auth_in_front_lets_the_token_in(load, running, client):
         assert await websocket.recv() == "one: hello"
 
 
+# retries
+
+
+@pytest.fixture
+def retries(load, running):
+    """Run the example over the upstreams of a test."""
+
+    async def _run(first: str, second: str, spare: str) -> Served:
+        example = load("retries", UPSTREAMS=f"{first},{second}", SPARE=spare)
+        served: Served = await running(example.app)
+        return served
+
+    return _run
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_retries_go_to_an_upstream_that_is_there(retries, running, client, method):
+    """With two that are gone, the spare one has every request with its body."""
+    spare = await running(named("spare"))
+    gateway = await retries(await _closed_port(), await _closed_port(), spare.url)
+    for _ in range(4):
+        answer = await client.request(method, f"{gateway.url}/orders", content=b"two apples")
+        assert answer.json().items() >= {"name": "spare", "body": "two apples"}.items()
+
+
+@pytest.mark.parametrize(("headers", "expected"), [({}, 503), ({"Idempotency-Key": "7"}, 200)])
+async def test_retries_repeat_a_post_that_has_a_key(retries, running, client, headers, expected):
+    """An upstream that is about to stop is made good for it, and for no other POST."""
+    stopping = b"HTTP/1.1 503 Stopping\r\nContent-Length: 0\r\n\r\n"
+    spare = await running(named("spare"))
+    async with raw_upstream(stopping) as first, raw_upstream(stopping) as second:
+        gateway = await retries(first.url, second.url, spare.url)
+        answer = await client.post(gateway.url, content=b"two apples", headers=headers)
+    assert answer.status_code == expected
+
+
 # failover_by_hand
 
 
@@ -257,6 +297,7 @@ async def test_settings_from_environment_build_the_gateway(load, running, client
     one, two = await running(named("one")), await running(named("two"))
     site = await running(named("site"))
     environment["PROXY_POOLS__USERS__UPSTREAMS"] = f"{one.url},{two.url}"
+    environment["PROXY_POOLS__USERS__BALANCER"] = "round_robin"
     environment["PROXY_POOLS__SITE__UPSTREAMS"] = site.url
     gateway = await running(load("settings_from_environment", **environment).app)
 
@@ -298,6 +339,135 @@ async def test_moderated_chat_refuses_a_room_that_is_no_number(load, running):
         async with connect(gateway, "/rooms/lobby"):
             pass
     assert refused.value.response.status_code == 403
+
+
+# watched_upstreams
+
+
+async def test_watched_upstreams_are_left_alone_while_they_are_down(load, running, client, capsys):
+    """One that is not there is known from the start, and gets no request."""
+    sites = {"SITE_1": await _closed_port()}
+    sites |= {f"SITE_{n}": (await running(named(f"site {n}"))).url for n in (2, 3)}
+    gateway = await running(load("watched_upstreams", INTERVAL="60", **sites).app)
+
+    states = (await client.get(f"{gateway.url}/upstreams")).json()
+    assert states == {
+        sites["SITE_1"]: "unhealthy",
+        sites["SITE_2"]: "healthy",
+        sites["SITE_3"]: "healthy",
+    }
+    names = {(await client.get(gateway.url)).json()["name"] for _ in range(20)}
+    assert names == {"site 2", "site 3"}
+    assert f"{sites['SITE_1']} was unknown and is unhealthy" in capsys.readouterr().out
+
+
+# sticky_sessions
+
+
+async def test_sticky_sessions_keep_a_client_where_it_is(load, running, client):
+    """Also when its upstream is drained; who is new goes to the other one then."""
+    shops = {f"SHOP_{n}": (await running(named(f"shop {n}"))).url for n in (1, 2)}
+    gateway = await running(load("sticky_sessions", AFFINITY_SECRET="x" * 32, **shops).app)
+
+    first = await client.get(gateway.url)
+    number = int(first.json()["name"][-1])
+    assert list(client.cookies) == ["shop"]
+    assert (await client.post(f"{gateway.url}/drain/{number - 1}")).status_code == 200
+    assert [(await client.get(gateway.url)).json()["name"] for _ in range(5)] == [
+        f"shop {number}"
+    ] * 5
+    client.cookies.clear()
+    assert (await client.get(gateway.url)).json()["name"] == f"shop {3 - number}"
+
+
+async def test_sticky_sessions_mean_the_same_in_every_worker(load, running, client):
+    """Two processes with one secret understand each other's cookies."""
+    shops = {f"SHOP_{n}": (await running(named(f"shop {n}"))).url for n in (1, 2)}
+    workers = [
+        await running(load("sticky_sessions", AFFINITY_SECRET="x" * 32, **shops).app)
+        for _ in range(2)
+    ]
+    names = {(await client.get(workers[n % 2].url)).json()["name"] for n in range(10)}
+    assert len(names) == 1
+
+
+# canary
+
+
+async def test_canary_is_for_those_who_ask(load, running, client):
+    """By a header, and for its part of the others, who then stay."""
+    stable, canary = await running(named("stable")), await running(named("canary"))
+    gateway = await running(load("canary", STABLE=stable.url, CANARY=canary.url).app)
+
+    asked = await client.get(gateway.url, headers={"X-Canary": "always"})
+    assert asked.json()["name"] == "canary"
+    assert (
+        await client.put(f"{gateway.url}/weight/0")
+    ).json() == "<Split '' 100 'stable', 0 'canary'>"
+    assert (await client.get(gateway.url)).json()["name"] == "canary"
+    client.cookies.clear()
+    assert (await client.get(gateway.url)).json()["name"] == "stable"
+    assert (await client.put(f"{gateway.url}/weight/100")).status_code == 200
+    assert (await client.get(gateway.url)).json()["name"] == "stable"
+    client.cookies.clear()
+    assert (await client.get(gateway.url)).json()["name"] == "canary"
+
+
+async def test_kill_one_shows_that_nobody_notices():
+    """An upstream is killed: no call fails, its state is told, and it comes back."""
+    command = (sys.executable, "-m", "examples.kill_one")
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PORT": "0", "PAUSE": "2", "no_proxy": "127.0.0.1"},
+        start_new_session=True,
+    )
+    output, seen = process.stdout, list[str]()
+    assert output is not None
+
+    async def printed(pattern: str) -> str:
+        while True:
+            line = (await output.readline()).decode()
+            assert line, f"it ended without {pattern!r}: {seen}"
+            seen.append(line)
+            if found := re.search(pattern, line):
+                return found[1]
+
+    try:
+        async with asyncio.timeout(40):
+            victim = int(await printed(r"beta: kill (\d+)"))
+            await printed(r"beta +([1-9]\d*)  gamma +[1-9]")
+            os.kill(victim, signal.SIGKILL)
+            await printed(r"beta: healthy -> (unhealthy|ejected)")
+            await printed(r"beta: \S+ -> (healthy)")
+            await printed(r"beta +([1-9]\d*)  gamma")
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
+            assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.communicate()
+    assert {found[1] for line in seen if (found := re.search(r"failed +(\d+)", line))} == {"0"}
+
+
+async def test_balancers_shows_who_got_how_much(load, running, client):
+    """By weight, which holds from the next request on when it is changed."""
+    urls = [(await running(named(str(number)))).url for number in range(3)]
+    example = load("balancers", SITES=",".join(urls), BALANCER="round_robin")
+    gateway = await running(example.app)
+
+    async def shares(requests: int) -> list[int]:
+        for _ in range(requests):
+            assert (await client.get(f"{gateway.url}/x")).status_code == 200
+        return list((await client.get(f"{gateway.url}/shares")).json().values())
+
+    assert await shares(8) == [4, 2, 2]
+    weights = (await client.put(f"{gateway.url}/weight/0/0")).json()
+    assert list(weights.values()) == [0, 1, 1]
+    assert await shares(4) == [4, 4, 4]
+    assert (await client.put(f"{gateway.url}/weight/3/1")).status_code == 404
 
 
 def test_every_example_is_tested():
