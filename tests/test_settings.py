@@ -179,7 +179,7 @@ def test_pools_that_work_together_come_from_the_environment(environment):
         POOLS__SHADOW__UPSTREAMS="http://shadow",
         POOLS__NEW__UPSTREAMS="http://new",
         POOLS__NEW__PREFIX="/new",
-        SPLITS__SITE__POOLS='{"stable": 95, "new": 5}',
+        SPLITS__SITE__POOLS="stable:95, new:5",
         SPLITS__SITE__CANARIES='[{"pool": "new", "header": "x-canary", "value": "1"}]',
     )
     built = ProxyRouter.from_settings().pools
@@ -265,6 +265,10 @@ def test_every_mistake_is_reported_at_once(environment):
         ),
         ({"SPLITS__S__POOLS": '{"b": 1}', "SPLITS__S__PREFIX": "/s"}, "'b'.*which is no pool"),
         ({"SPLITS__S__POOLS": '{"a": 0}'}, "above 0"),
+        ({"SPLITS__S__POOLS": "a"}, "'a' is no name and weight"),
+        ({"SPLITS__S__POOLS": "a:many"}, "valid integer"),
+        ({"SPLITS__S__POOLS": '{"a": 1'}, "not valid JSON"),
+        ({"SPLITS__S__POOLS": "a:1", "SPLITS__S__CANARIES": "x-canary"}, "canaries"),
         ({"SPLITS__S__POOLS": '{"a": 1}', "POOLS__A__PREFIX": ""}, "several pools"),
     ],
 )

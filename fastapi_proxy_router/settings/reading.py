@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BeforeValidator
 
-__all__ = ["fields_of", "listed"]
+__all__ = ["fields_of", "listed", "weighted"]
 
 _RANGE = re.compile(r"(\d{3})-(\d{3})")
 
@@ -22,6 +22,16 @@ def listed(value: Any) -> Any:
     if value.lstrip().startswith("["):
         return _json(value)
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def weighted(value: Any) -> Any:
+    """Read names with weights from JSON or from a line such as ``stable:95,canary:5``."""
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return _object(value)
+    pairs = [part.rpartition(":") for part in listed(value)]
+    if mistaken := [weight for name, _, weight in pairs if not name]:
+        raise ValueError(f"{mistaken[0]!r} is no name and weight, such as stable:95")
+    return {name.strip(): weight.strip() for name, _, weight in pairs}
 
 
 def statuses(value: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
 
 from ..core.affinity import CookieAffinity, HeaderAffinity
 from ..core.binding import Affinity
 from ..core.pool import UpstreamPool
 from ..core.split import Canary, Split
+from .reading import listed, weighted
 from .sections import Section
 
 __all__ = ["AffinitySettings", "CanarySettings", "SplitSettings"]
@@ -92,13 +94,13 @@ class SplitSettings(Section):
     """Traffic that several pools share.
 
     Attributes:
-        pools: Their weights, by their names.
+        pools: Their weights, by their names, as a line like ``stable:95,canary:5`` or as JSON.
         canaries: Who gets which of them by a header or a cookie, as JSON.
         prefix: The path prefix; empty is everything.
     """
 
-    pools: dict[str, int] = Field(min_length=1)
-    canaries: tuple[CanarySettings, ...] = ()
+    pools: Annotated[dict[str, int], NoDecode, BeforeValidator(weighted), Field(min_length=1)]
+    canaries: Annotated[tuple[CanarySettings, ...], NoDecode, BeforeValidator(listed)] = ()
     prefix: str = Field(default="", pattern=r"^(/[^/]+)*$")
 
     @property
