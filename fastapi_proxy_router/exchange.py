@@ -26,7 +26,7 @@ from .core.headers import (
 from .core.lease import Lease
 from .core.names import Header
 from .core.outbound import Outbound, outbound
-from .core.policy import DEFAULT_POLICY, ForwardPolicy
+from .core.policy import ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
 from .exceptions import GatewayError, ProxyError, StreamAborted
@@ -51,8 +51,8 @@ class Exchange:
     Args:
         client: The client's side.
         upstream: Where the request goes.
-        policy: How; the upstream's own by default.
-        location: The parts of the path; all below ``root_path`` by default.
+        policy: How.
+        location: The parts of the path; ``None`` is all below ``root_path``.
         changes: The override.
         until: When all of it has to be over, in the event loop's time.
 
@@ -70,14 +70,14 @@ class Exchange:
         self,
         client: ClientStream,
         upstream: Upstream,
-        policy: ForwardPolicy | None = None,
-        location: Location | None = None,
-        changes: Changes = NO_CHANGES,
-        until: float | None = None,
+        policy: ForwardPolicy,
+        location: Location | None,
+        changes: Changes,
+        until: float | None,
     ) -> None:
         self.client = client
         self.upstream = upstream
-        self._policy = policy or upstream.policy or DEFAULT_POLICY
+        self._policy = policy
         self._location = location
         self._changes = changes
         self._timeout = changes.timeout or self._policy.timeout

@@ -26,7 +26,6 @@ class Tries:
         upstream: The one that was picked first.
         scope: The client's.
         changes: The override, which may send another method.
-
     """
 
     __slots__ = ("_changes", "_number", "_pool", "_scope", "_tried")

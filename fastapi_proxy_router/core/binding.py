@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from abc import ABC, abstractmethod
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -88,7 +89,7 @@ def _identity(upstream: Upstream) -> bytes:
     return b"fastapi-proxy-router affinity\n" + b"\n".join(own)
 
 
-class Affinity:
+class Affinity(ABC):
     """What all kinds of affinity have in common; take ``CookieAffinity`` or ``HeaderAffinity``.
 
     Attributes:
@@ -103,9 +104,9 @@ class Affinity:
     _keys: Keys
 
     @property
+    @abstractmethod
     def place(self) -> tuple[str, ...]:
         """Where the client keeps its key."""
-        raise NotImplementedError
 
     def key_of(self, upstream: Upstream) -> str:
         """Return the key that stands for *upstream*: 22 characters."""
@@ -182,11 +183,13 @@ class Affinity:
         values = self._values(scope.get("headers", ()))
         return [value.decode() for value in values if _KEY.fullmatch(value)]
 
+    @abstractmethod
     def _values(self, headers: Sequence[Header]) -> list[bytes]:
-        raise NotImplementedError
+        """Return what *headers* have where the client keeps its key."""
 
+    @abstractmethod
     def _issued(self, key: str, scope: Any, upstream: Upstream) -> Header:
-        raise NotImplementedError
+        """Return the header that gives the client the key of *upstream*."""
 
 
 def affinity_headers(scope: Any, upstream: Upstream) -> list[Header]:
