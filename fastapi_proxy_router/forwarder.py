@@ -58,8 +58,7 @@ async def run(forwarding: Forwarding, send: Send) -> None:
     """Forward a request from its beginning to its end; raises what ``forward`` raises."""
     try:
         exchange = await forwarding.open(send)
-        if forwarding.mirror is not None:
-            send_copy(forwarding, forwarding.mirror)
+        send_copy(forwarding)
         await exchange.relay(send, exchange.status, exchange.headers)
     except ClientGone:
         await send({"type": "http.response.start", "status": CLIENT_CLOSED_REQUEST, "headers": []})
@@ -120,8 +119,7 @@ async def send_request(
         exchange = await forwarding.open(getattr(request, "_send", None))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    if forwarding.mirror is not None:
-        send_copy(forwarding, forwarding.mirror)
+    send_copy(forwarding)
     return ForwardedResponse(request, exchange)
 
 

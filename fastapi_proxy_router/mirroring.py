@@ -21,8 +21,13 @@ __all__ = ["end_copies", "send_copy"]
 _running: WeakKeyDictionary[UpstreamPool, set[asyncio.Task[None]]] = WeakKeyDictionary()
 
 
-def send_copy(forwarding: Forwarding, mirror: Mirror) -> None:
-    """Send a copy of a request that was answered, in the background, if its body is at hand."""
+def send_copy(forwarding: Forwarding) -> None:
+    """Send a copy of a request that was answered, if one is wanted and its body is at hand.
+
+    It is sent in the background.
+    """
+    if (mirror := forwarding.mirror) is None:
+        return
     body = forwarding.body
     running = _running.setdefault(mirror.pool, set())
     if body is None or len(body) > mirror.body_limit or len(running) >= mirror.max_concurrent:

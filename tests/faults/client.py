@@ -141,3 +141,37 @@ async def connected(served: Served) -> AsyncIterator[Client]:
         yield Client(connection)
     finally:
         connection.close()
+
+
+class Asked:
+    """A server that clients ask."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    def head(self, method: str = "GET", target: str = "/x", *headers: str) -> bytes:
+        """Return the head of a request."""
+        lines = (f"{method} {target} HTTP/1.1", "Host: public.test", *headers, "", "")
+        return "\r\n".join(lines).encode()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """Connect a client."""
+        async with connected(self.served) as client:
+            yield client
+
+    async def ask(
+        self, method: str = "GET", target: str = "/x", *headers: str, body: bytes = b""
+    ) -> Answer:
+        """Send a request on a connection of its own, and return all that comes back."""
+        framing = (f"Content-Length: {len(body)}",) if body else ()
+        async with self.client() as client:
+            await client.send(self.head(method, target, "Connection: close", *headers, *framing))
+            if body:
+                await client.send(body)
+            await client.end()
+            return self.note(await client.answer(method))
+
+    def note(self, answer: Answer) -> Answer:
+        """Take note of an answer to a client that stayed to the end."""
+        return answer

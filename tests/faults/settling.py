@@ -22,7 +22,7 @@ from fastapi_proxy_router import (
     Upstream,
     UpstreamPool,
 )
-from tests.faults.client import LIMIT, Answer, Client, connected
+from tests.faults.client import LIMIT, Answer, Asked
 from tests.faults.upstreams import PROBE, PROBES, TOGETHER
 from tests.servers import RawUpstream, Served, serve
 
@@ -92,11 +92,11 @@ def limited(url: str, **options: Any) -> Upstream:
     return Upstream(url, transport=HTTP1Transport(limits=limits, **options))
 
 
-class Gateway:
+class Gateway(Asked):
     """A gateway to one upstream, and all that its clients asked and were answered."""
 
     def __init__(self, served: Served, app: FastAPI, pool: UpstreamPool) -> None:
-        self.served = served
+        super().__init__(served)
         self.app = app
         self.pool = pool
         self.asked: Counter[bytes] = Counter()
@@ -110,24 +110,6 @@ class Gateway:
         self.asked[line.encode()] += 1
         secrets = (f"Authorization: Bearer {SECRET}", f"Cookie: session={SECRET}")
         return "\r\n".join([line, "Host: public.test", *secrets, *headers, "", ""]).encode()
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        """Connect a client."""
-        async with connected(self.served) as client:
-            yield client
-
-    async def ask(
-        self, method: str = "GET", target: str = "/x", *headers: str, body: bytes = b""
-    ) -> Answer:
-        """Send a request on a connection of its own, and return all that comes back."""
-        framing = (f"Content-Length: {len(body)}",) if body else ()
-        async with self.client() as client:
-            await client.send(self.head(method, target, "Connection: close", *headers, *framing))
-            if body:
-                await client.send(body)
-            await client.end()
-            return self.note(await client.answer(method))
 
     def note(self, answer: Answer) -> Answer:
         """Remember an answer to a client that stayed to the end, for the invariants."""
@@ -253,7 +235,7 @@ class Settled:
 
 
 async def _ok(gateway: Gateway, target: bytes) -> int:
-    async with connected(gateway.served) as client:
+    async with gateway.client() as client:
         line = b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         await client.send(line)
         await client.end()

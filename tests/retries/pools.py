@@ -21,7 +21,7 @@ from fastapi_proxy_router import (
     proxy_pass,
     proxy_pass_websocket,
 )
-from tests.faults.client import Answer, Client, connected
+from tests.faults.client import Asked
 from tests.faults.settling import Settled, _ended, _exchanges, descriptors, until
 from tests.faults.upstreams import gate
 from tests.servers import OK, RawRequest, RawUpstream, Script, Served, raw_upstream, serve
@@ -46,34 +46,12 @@ async def nothing() -> None:
     """Be a dependency."""
 
 
-class Gateway:
+class Gateway(Asked):
     """A gateway to a pool."""
 
     def __init__(self, served: Served, pool: UpstreamPool) -> None:
-        self.served = served
+        super().__init__(served)
         self.pool = pool
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        """Connect a client."""
-        async with connected(self.served) as client:
-            yield client
-
-    def head(self, method: str = "GET", target: str = "/x", *headers: str) -> bytes:
-        lines = (f"{method} {target} HTTP/1.1", "Host: public.test", *headers, "", "")
-        return "\r\n".join(lines).encode()
-
-    async def ask(
-        self, method: str = "GET", target: str = "/x", *headers: str, body: bytes = b""
-    ) -> Answer:
-        """Send a request on a connection of its own, and return the answer."""
-        framing = (f"Content-Length: {len(body)}",) if body else ()
-        async with self.client() as client:
-            await client.send(self.head(method, target, "Connection: close", *headers, *framing))
-            if body:
-                await client.send(body)
-            await client.end()
-            return await client.answer(method)
 
     def idle(self) -> bool:
         """Tell whether nothing is counted or kept for any exchange."""
