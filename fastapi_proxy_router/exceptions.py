@@ -7,7 +7,7 @@
     │   ├── BadGateway            502         no connection, or the upstream broke the protocol
     │   ├── NoUpstreamAvailable   503         none may be picked, or we are out of resources
     │   └── GatewayTimeout        504         it did not connect or answer in time
-    ├── RequestRefused (also HTTPException)   400, 403, 405, 408, 414, 431: the guard said no
+    ├── RequestRefused (also HTTPException)   400, 403, 405, 408, 413, 414, 431: the guard's no
     ├── StreamAborted                         the head is sent: the connection is dropped
     └── ConfigurationError (also ValueError)  wrong arguments, all of them in one report
 
@@ -116,7 +116,7 @@ class RequestRefused(ProxyError, HTTPException):
 
     Args:
         reason: What is wrong with it; the client is told, so it quotes nothing the client sent.
-        status: 400, 403, 405, 408, 414 or 431.
+        status: 400, 403, 405, 408, 413, 414 or 431.
         close: Ask the server to close the connection, because body bytes may still be on it.
     """
 

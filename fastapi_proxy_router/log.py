@@ -9,7 +9,7 @@ from starlette.types import Scope
 from .core.guard import announces_body
 from .exceptions import ProxyError, RequestRefused
 
-__all__ = ["log_failure", "logger", "reported"]
+__all__ = ["log_failure", "logger", "report", "reported"]
 
 logger = logging.getLogger("fastapi_proxy_router")
 
@@ -30,13 +30,16 @@ class reported:  # noqa: N801 - reads as what it does, like the context managers
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, ProxyError):
-            return
-        log_failure(self._scope, error)
-        scope = self._scope
-        http1 = scope.get("http_version", "1.1").startswith("1")
-        if isinstance(error, RequestRefused) and http1 and announces_body(scope["headers"]):
-            error.close_connection()
+        if isinstance(error, ProxyError):
+            report(self._scope, error)
+
+
+def report(scope: Scope, error: ProxyError) -> None:
+    """Log *error* as ``reported`` does, which costs what every request would notice."""
+    log_failure(scope, error)
+    http1 = scope.get("http_version", "1.1").startswith("1")
+    if isinstance(error, RequestRefused) and http1 and announces_body(scope["headers"]):
+        error.close_connection()
 
 
 def log_failure(scope: Scope, error: ProxyError) -> None:

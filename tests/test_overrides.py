@@ -376,7 +376,7 @@ async def test_hooks_appear_in_openapi():
 def test_a_hook_needs_a_pool_that_serves_its_path():
     """A path outside every prefix is a mistake, told at once."""
     with pytest.raises(ConfigurationError, match="no pool serves '/other'"):
-        ProxyRouter({"/users": "http://a"}).override("/other")
+        ProxyRouter({"/users": "http://a"}).override("/other")(lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_request_override_that_cannot_work_is_refused(fields):
 
 
 def test_proxy_pass_takes_what_a_request_override_has():
-    """Its keyword arguments are the same fields."""
+    """Its keyword arguments are the same fields, but for the upstream, which is given anyway."""
     fields = {field.alias or name for name, field in RequestOverride.model_fields.items()}
 
-    assert fields == set(OverrideOptions.__annotations__)
+    assert fields - {"upstream"} == set(OverrideOptions.__annotations__)

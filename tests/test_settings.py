@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from fastapi_proxy_router import (
     AffinitySettings,
+    ConfigurationError,
     Ejection,
     HealthCheck,
     ProxyRouter,
@@ -196,6 +197,72 @@ def test_pools_that_work_together_come_from_the_environment(environment):
     assert split.pool_for(asks).name == "new"
 
 
+def test_pools_that_overrides_name_serve_no_prefix_by_themselves(environment):
+    """They are built once, with the others; those that say so serve a prefix as well."""
+    environment(
+        POOLS__MAIN__UPSTREAMS="http://main",
+        POOLS__MAIN__MIRROR__POOL="shadow",
+        POOLS__SHADOW__UPSTREAMS="http://shadow",
+        POOLS__CANARY__UPSTREAMS="http://canary",
+        POOLS__NEW__UPSTREAMS="http://new",
+        POOLS__NEW__PREFIX="/new",
+        SPLITS__BOTH__POOLS="new:1",
+        SPLITS__BOTH__PREFIX="/both",
+        OVERRIDES=json.dumps(
+            [
+                {"path": f"/{index}", "pool": name}
+                for index, name in enumerate(["shadow", "canary", "new", "canary", "both"])
+            ]
+        ),
+    )
+    built = ProxySettings().build_all()
+    main = built.routed[""]
+    assert isinstance(main, UpstreamPool)
+    assert main.mirror is not None
+
+    assert {prefix: pool.name for prefix, pool in built.routed.items()} == {
+        "": "main",
+        "/new": "new",
+        "/both": "both",
+    }
+    assert [pool.name for pool in built.named] == ["canary", "shadow"]
+    assert built.named[1] is main.mirror.pool
+
+
+def test_what_is_given_besides_the_settings_is_added_to_them(environment):
+    """Overrides behind those of the environment, of which the first applies, and pools."""
+    environment(
+        POOLS__MAIN__UPSTREAMS="http://main",
+        POOLS__NEW__UPSTREAMS="http://new",
+        OVERRIDES='[{"path": "/a", "pool": "new"}]',
+    )
+    spare = UpstreamPool("http://spare", name="spare")
+    router = ProxyRouter.from_settings(
+        overrides=[{"path": "/b", "pool": "spare"}], named_pools=[spare], strip_prefix=False
+    )
+
+    assert sorted(router.named_pools) == ["main", "new", "spare"]
+    with pytest.raises(ConfigurationError, match="the override of /a before it takes its requests"):
+        ProxyRouter.from_settings(overrides=[{"path": "/a"}])
+
+
+def test_what_an_upstream_is_told_of_the_client_is_a_setting(environment):
+    """RFC 7239 too, or nothing at all."""
+    environment(
+        POOLS__A__UPSTREAMS="http://a",
+        POOLS__A__FORWARDED="none",
+        POOLS__B__UPSTREAMS="http://b",
+        POOLS__B__PREFIX="/b",
+        POOLS__B__FORWARDED="true",
+    )
+    pools = ProxySettings().build().values()
+
+    assert [pool.policy.forwarded for pool in pools if isinstance(pool, UpstreamPool)] == [
+        "none",
+        True,
+    ]
+
+
 def test_every_mistake_is_reported_at_once(environment):
     """Wrong values and unknown variables, on every level, in one report."""
     environment(
@@ -270,6 +337,25 @@ def test_every_mistake_is_reported_at_once(environment):
         ({"SPLITS__S__POOLS": '{"a": 1'}, "not valid JSON"),
         ({"SPLITS__S__POOLS": "a:1", "SPLITS__S__CANARIES": "x-canary"}, "canaries"),
         ({"SPLITS__S__POOLS": '{"a": 1}', "POOLS__A__PREFIX": ""}, "several pools"),
+        ({"POOLS__A__FORWARDED": "all"}, "forwarded must be true, false or 'none'"),
+        ({"OVERRIDES": '{"path": "/"}'}, "valid tuple"),
+        (
+            {"OVERRIDES": '[{"path": "/x", "methods": ["GET"], "pool": "b"}]'},
+            "override of GET /x: pool 'b' is not the name of one pool or split",
+        ),
+        (
+            {
+                "OVERRIDES": '[{"path": "/x", "pool": "s"}]',
+                "POOLS__S__UPSTREAMS": "http://s",
+                "SPLITS__S__POOLS": "a:1",
+            },
+            "pool 's' is not the name of one pool or split",
+        ),
+        ({"OVERRIDES": '[{"path": "/x", "pool": "a"}]'}, "PROXY_POOLS__<name>__PREFIX"),
+        (
+            {"OVERRIDES": '[{"path": "/{a}"}, {"path": "/{b}"}]'},
+            "the override of /{a} before it takes its requests",
+        ),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(environment, variables, words):

@@ -30,12 +30,13 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .headers import field_values, lowered
 from .names import Header, grants_trust, spelled
 
 __all__ = [
+    "ForwardedMode",
     "Peer",
     "TrustedProxies",
     "client_address",
@@ -45,6 +46,10 @@ __all__ = [
 ]
 
 Address = IPv4Address | IPv6Address
+
+#: Which headers tell the upstream of the client: ``False`` is ``X-Forwarded-*``, ``True`` is these
+#: and RFC 7239's ``Forwarded``, and ``"none"`` is none at all, for an upstream of somebody else's.
+ForwardedMode = bool | Literal["none"]
 
 _FOR = b"x-forwarded-for"
 _PROTO = b"x-forwarded-proto"
@@ -163,7 +168,7 @@ def forwarding_headers(
     *,
     trusted: TrustedProxies,
     prefix: bytes,
-    forwarded: bool,
+    forwarded: ForwardedMode,
     claims: bool = True,
 ) -> list[Header]:
     """Return *headers* with the forwarding headers that are true of *peer*.
@@ -174,9 +179,11 @@ def forwarding_headers(
         peer: Who sent them.
         trusted: Whose words are kept.
         prefix: The path that was stripped, raw; announced in ``X-Forwarded-Prefix``.
-        forwarded: Send RFC 7239 ``Forwarded`` too.
+        forwarded: Which of them are sent.
         claims: There may be such headers among them.
     """
+    if forwarded == "none":
+        return [pair for pair in headers if not grants_trust(pair[0])]
     if trusted.trusts(peer):
         return _extended(headers, peer, prefix=prefix, forwarded=forwarded)
     kept = list(headers)
@@ -207,7 +214,7 @@ def is_secure(scope: Any, trusted: TrustedProxies) -> bool:
 
 
 def _extended(
-    headers: Sequence[Header], peer: Peer, *, prefix: bytes, forwarded: bool
+    headers: Sequence[Header], peer: Peer, *, prefix: bytes, forwarded: ForwardedMode
 ) -> list[Header]:
     ours = {_PREFIX: b"".join([*field_values(headers, _PREFIX)[-1:], prefix])}
     if peer.address is not None:

@@ -30,10 +30,12 @@ from .names import Header, Shape, shape_of
 from .upstream import Upstream
 
 __all__ = [
+    "BODYLESS",
     "announces_body",
     "check_request",
     "check_response",
     "is_bodyless",
+    "is_host",
     "is_refusal",
     "response_mistake",
 ]
@@ -42,6 +44,9 @@ __all__ = [
 #: of this order). What an ASGI server takes is up to the server; more is not forwarded.
 MAX_HEADERS = 128
 MAX_HEADER_BYTES = 64 * 1024
+
+#: The statuses of responses without a body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5).
+BODYLESS = frozenset({204, 205, 304})
 
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 _ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -69,11 +74,11 @@ def is_refusal(status: int) -> bool:
 
 def is_bodyless(method: str, status: int) -> bool:
     """Tell whether a response has no body, whatever its headers say (RFC 9112, 6.3)."""
-    return method == "HEAD" or status in (204, 205, 304)
+    return method == "HEAD" or status in BODYLESS
 
 
-def check_request(method: str, http_version: str, headers: Sequence[Header]) -> None:
-    """Refuse a request that could mean two things.
+def check_request(method: str, http_version: str, headers: Sequence[Header]) -> Shape:
+    """Refuse a request that could mean two things; return what the names of its headers say.
 
     Raises:
         RequestRefused: 405 for a method that is not forwarded, else 400.
@@ -99,13 +104,19 @@ def check_request(method: str, http_version: str, headers: Sequence[Header]) -> 
         )
     if mistake is not None:
         raise RequestRefused(mistake, status=status)
+    return shape
+
+
+def is_host(value: bytes) -> bool:
+    """Tell whether *value* may be that of a ``Host``."""
+    return _HOST.fullmatch(value) is not None
 
 
 def _host_mistake(http_version: str, headers: Sequence[Header]) -> str | None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (http_version == "1.1" and not hosts):
         return "The request needs exactly one Host"
-    if hosts and not _HOST.fullmatch(hosts[0]):
+    if hosts and not is_host(hosts[0]):
         return "The request has an invalid Host"
     return None
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..exceptions import RequestRefused
 from .headers import end_to_end, field_values
-from .names import Header, is_name
+from .names import Header, Shape, is_name
 
 __all__ = [
     "ABNORMAL",
@@ -69,9 +69,9 @@ def offered(subprotocols: Sequence[str]) -> list[str]:
     return offers
 
 
-def handshake_headers(headers: Sequence[Header]) -> list[Header]:
+def handshake_headers(headers: Sequence[Header], shape: Shape | None = None) -> list[Header]:
     """Return the client's headers that cross to the upstream, without ``Host``."""
-    return _without(end_to_end(headers), b"host", b"content-length", b"expect")
+    return _without(end_to_end(headers, shape), b"host", b"content-length", b"expect")
 
 
 def accept_headers(headers: Sequence[Header]) -> list[Header]:

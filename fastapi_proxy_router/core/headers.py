@@ -20,13 +20,14 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import compress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from .names import Header, Shape, shape_of, spelled
+from .names import Header, Shape, grants_trust, shape_of, spelled
 
 __all__ = [
-    "NO_EDITS",
     "Edits",
+    "When",
+    "applies",
     "content_length",
     "edit",
     "end_to_end",
@@ -39,6 +40,17 @@ __all__ = [
     "tokens",
 ]
 
+#: What says how a message is to be read and where it went, which no allow-list is about.
+_OURS = frozenset(
+    {
+        b"content-length",
+        b"transfer-encoding",
+        b"te",
+        b"via",
+        b"content-type",
+        b"content-encoding",
+    }
+)
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
@@ -80,12 +92,13 @@ def is_chunked(headers: Iterable[Header]) -> bool:
     return b"chunked" in tokens(headers, b"transfer-encoding")
 
 
-def end_to_end(headers: Sequence[Header]) -> list[Header]:
+def end_to_end(headers: Sequence[Header], shape: Shape | None = None) -> list[Header]:
     """Return *headers* without those that end at this hop (RFC 9110, 7.6.1).
 
-    Names are in lower case, as ASGI has them: middleware compares them.
+    Names are in lower case, as ASGI has them: middleware compares them. Whoever knows the *shape*
+    of the headers may give it.
     """
-    shape = shape_of(headers)
+    shape = shape or shape_of(headers)
     return [(name.lower(), value) for name, value in _crossing(headers, shape, shape.crossing)]
 
 
@@ -98,12 +111,13 @@ def _crossing(headers: Sequence[Header], shape: Shape, mask: tuple[bool, ...]) -
     return kept
 
 
-def request_headers(headers: Sequence[Header]) -> list[Header]:
+def request_headers(headers: Sequence[Header], shape: Shape | None = None) -> list[Header]:
     """Return a client's headers as they may cross to an upstream, without ``Host``.
 
     ``Transfer-Encoding: chunked`` is kept, because the body is forwarded in the framing it had.
+    Whoever knows the *shape* of the headers may give it.
     """
-    shape = shape_of(headers)
+    shape = shape or shape_of(headers)
     kept = _crossing(headers, shape, shape.to_upstream)
     if shape.repeats and len(field_values(kept, b"cookie")) > 1:
         kept = _with_one_cookie(kept)
@@ -139,28 +153,51 @@ def response_headers(
     return crossing
 
 
+#: Which responses an edit is for: any, those with a status below 400, or all others (YARP's rule).
+When = Literal["always", "success", "failure"]
+
+
+def applies(when: When, status: int) -> bool:
+    """Tell whether a response of *status* is one of those."""
+    return when == "always" or (when == "success") == (status < 400)
+
+
 class Edits(NamedTuple):
-    """Changes to a list of headers. Names are in lower case."""
+    """Changes to a list of headers. Names are in lower case.
+
+    ``keep`` is what may stay of the sender's headers; ``None`` is all. ``of_body`` says that they
+    come with a body, which the handshake of a WebSocket has none of.
+    """
 
     set: tuple[Header, ...] = ()
     add: tuple[Header, ...] = ()
     remove: frozenset[bytes] = frozenset()
+    keep: frozenset[bytes] | None = None
+    when: When = "always"
+    of_body: bool = False
 
-
-NO_EDITS = Edits()
+    def applies(self, status: int) -> bool:
+        """Tell whether this is for a response of *status*."""
+        return applies(self.when, status)
 
 
 def edit(headers: list[Header], edits: Edits) -> list[Header]:
-    """Return *headers* edited: first removed, then set, then added.
+    """Return *headers* edited: first those removed that are not to be kept, then set, then added.
 
-    A header that is set replaces every line of that name, also one spelled with underscores: many
-    upstreams cannot tell a client's ``X_User`` from our ``X-User``.
+    What frames the message, and what we say of the client, is kept in any case. A header that is
+    set replaces every line of that name, also one spelled with underscores: many upstreams cannot
+    tell a client's ``X_User`` from our ``X-User``.
     """
-    if edits == NO_EDITS:
-        return headers
+    keep = edits.keep
+    if keep is not None:
+        headers = [pair for pair in headers if pair[0] in keep or _is_ours(pair[0])]
     gone = {spelled(name) for name in edits.remove}
     gone.update(spelled(name) for name, _ in edits.set)
     return [*(pair for pair in headers if spelled(pair[0]) not in gone), *edits.set, *edits.add]
+
+
+def _is_ours(name: bytes) -> bool:
+    return name in _OURS or grants_trust(name)
 
 
 def is_value(value: bytes) -> bool:

@@ -13,8 +13,9 @@ from .changes import Changes
 from .forwarded import Peer, forwarding_headers, via_headers
 from .guard import check_request
 from .headers import edit, lowered
-from .names import Header, shape_of
+from .names import Header, Shape
 from .policy import ForwardPolicy
+from .query import edit_query
 from .target import Location, check_path, check_query, join, locate
 from .upstream import Upstream
 
@@ -22,11 +23,21 @@ __all__ = ["Outbound", "outbound"]
 
 
 class Outbound(NamedTuple):
-    """What is sent to the upstream before the body."""
+    """What is sent to the upstream before the body.
+
+    Attributes:
+        method: The method.
+        target: The path and the query, with the upstream's own.
+        headers: The headers; the first is ``Host``.
+        prefix: The path that is not sent but announced.
+        above: The public path above that which an override was matched with.
+    """
 
     method: str
     target: bytes
     headers: list[Header]
+    prefix: bytes
+    above: bytes
 
 
 def outbound(
@@ -36,7 +47,7 @@ def outbound(
     location: Location | None,
     changes: Changes,
     policy: ForwardPolicy,
-    crossing: Callable[[Sequence[Header]], list[Header]],
+    crossing: Callable[[Sequence[Header], Shape], list[Header]],
 ) -> Outbound:
     """Build what is sent to *upstream*.
 
@@ -55,25 +66,32 @@ def outbound(
     method = scope.get("method", "GET")
     http_version = scope.get("http_version", "1.1")
     received = lowered(scope["headers"])
-    check_request(method, http_version, received)
+    shape = check_request(method, http_version, received)
     location = location or locate(scope)
     path = location.rest if changes.path is None else changes.path
     query = scope["query_string"] if changes.query is None else changes.query
+    for change in changes.query_changes:
+        query = edit_query(query, change)
     check_path(path)
     check_query(query)
     peer = Peer.of(scope, received)
+    prefix = location.root + location.prefix
     headers = forwarding_headers(
-        crossing(received),
+        crossing(received, shape),
         peer,
         trusted=policy.trusted_proxies,
-        prefix=location.root + location.prefix,
+        prefix=prefix,
         forwarded=policy.forwarded,
-        claims=shape_of(received).grants_trust,
+        claims=shape.grants_trust,
     )
-    headers = edit(via_headers(headers, policy.via, http_version), changes.request)
+    headers = via_headers(headers, policy.via, http_version)
+    for edits in changes.request:
+        headers = edit(headers, edits)
     host = changes.host or (peer.host if policy.preserve_host else b"")
     return Outbound(
         changes.method or method,
         join(upstream.base_path, path, upstream.base_query, query),
         [(b"host", host or upstream.authority), *headers],
+        prefix,
+        prefix if changes.above is None else changes.above,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import NamedTuple, TypedDict
 
 from ..exceptions import ConfigurationError
-from .forwarded import TrustedProxies
+from .forwarded import ForwardedMode, TrustedProxies
 from .websocket import WebSocketOptions
 
 _VIA = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z:]*")
@@ -91,7 +91,7 @@ class ForwardPolicy:
 
     preserve_host: bool = False
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    forwarded: bool = False
+    forwarded: ForwardedMode = False
     via: bytes = b""
     keep_server_headers: bool = False
     timeout: Timeout = field(default_factory=Timeout)
@@ -109,7 +109,8 @@ class PolicyOptions(TypedDict, total=False):
         preserve_host: Send the client's ``Host`` to the upstream. Default: the upstream's own.
         trusted_proxies: Addresses or CIDRs of peers whose forwarding headers are believed, or
             ``"unix"`` for peers on a unix socket. Default: none.
-        forwarded: Send RFC 7239 ``Forwarded`` as well. Default: no.
+        forwarded: Send RFC 7239 ``Forwarded`` as well as ``X-Forwarded-*``; ``"none"`` sends
+            neither, so that the upstream learns nothing of the client. Default: no.
         via: The name to give in ``Via``, both ways (RFC 9110, 7.6.3). Default: no ``Via``.
         keep_server_headers: Pass the upstream's ``Date`` and ``Server`` on. Only for servers that
             add none themselves (uvicorn with ``--no-date-header --no-server-header``).
@@ -119,7 +120,7 @@ class PolicyOptions(TypedDict, total=False):
 
     preserve_host: bool
     trusted_proxies: Sequence[str]
-    forwarded: bool
+    forwarded: ForwardedMode
     via: str
     keep_server_headers: bool
     timeout: float | Timeout
@@ -146,6 +147,8 @@ def policy_from(options: PolicyOptions) -> ForwardPolicy:
         mistakes += error.mistakes
     if not isinstance(options.get("websocket", WebSocketOptions()), WebSocketOptions):
         mistakes.append(f"websocket must be WebSocketOptions, not {options['websocket']!r}")
+    if options.get("forwarded", False) not in (True, False, "none"):
+        mistakes.append(f"forwarded must be True, False or 'none', not {options['forwarded']!r}")
     via = options.get("via", "")
     if not _VIA.fullmatch(via):
         mistakes.append(f"via must be a pseudonym or a host, not {via!r}")

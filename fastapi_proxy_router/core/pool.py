@@ -9,9 +9,10 @@ from typing import Unpack
 
 from starlette.requests import HTTPConnection
 
-from ..exceptions import ConfigurationError, NoUpstreamAvailable
-from ..log import logger, reported
+from ..exceptions import ConfigurationError, NoUpstreamAvailable, ProxyError
+from ..log import logger, report
 from .binding import Affinity
+from .choice import asked
 from .members import Members, indistinct, joining
 from .options import PoolOptions, configured
 from .retry import Budget
@@ -212,12 +213,19 @@ class UpstreamPool:
 
     def choose(self, connection: HTTPConnection) -> Upstream:
         """Pick, and log it if there is nothing to pick from; raises what ``pick`` raises."""
-        with reported(connection.scope):
+        try:
             return self.pick(connection)
+        except ProxyError as error:
+            report(connection.scope, error)
+            raise
 
     async def __call__(self, connection: HTTPConnection) -> Upstream:
-        """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread."""
-        return self.choose(connection)
+        """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread.
+
+        On a router's own route it picks nothing if the router wants another pool.
+        """
+        # Nothing is for the router's own dependencies alone.
+        return asked(self, connection)  # type: ignore[return-value]
 
     def wake(self, *, after: Callable[[], None] | None = None) -> None:
         """Let the first that waits look for an upstream, or the one *after* another."""

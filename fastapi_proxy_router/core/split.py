@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from ..exceptions import ConfigurationError
 from ..log import reported
 from ..sources import CHANCE, Chance
+from .choice import asked
 from .cookies import cookie_values
 from .headers import field_values, is_value
 from .limits import mistaken_count
@@ -202,8 +203,12 @@ class Split:
             return self.pick(connection)
 
     async def __call__(self, connection: HTTPConnection) -> Upstream:
-        """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread."""
-        return self.choose(connection)
+        """Pick, as a FastAPI dependency. A coroutine, so that FastAPI runs it without a thread.
+
+        On a router's own route it picks nothing if the router wants another pool.
+        """
+        # Nothing is for the router's own dependencies alone.
+        return asked(self, connection)  # type: ignore[return-value]
 
     def _ruled(
         self, connection: HTTPConnection, without: Collection[Upstream]

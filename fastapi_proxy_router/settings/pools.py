@@ -18,8 +18,8 @@ from ..core.pool import UpstreamPool
 from ..core.retry import Retry
 from ..core.upstream import Upstream
 from ..core.websocket import WebSocketOptions
-from ..overrides import Seconds
-from .reading import fields_of, listed
+from ..overrides import Forwarded, Seconds
+from ..reading import fields_of, listed
 from .sections import Section, TimeoutSettings, WebSocketSettings
 from .splits import AffinitySettings
 
@@ -88,7 +88,8 @@ class PoolSettings(Section):
         upstreams: URLs, as a comma-separated line or as JSON; in JSON, objects with ``url`` and
             the other arguments of ``Upstream`` too.
         prefix: The path prefix it serves; empty is everything. A pool that others copy their
-            requests to, or that is part of a split, serves none unless it says so.
+            requests to, that is part of a split, or that an override names, serves none unless it
+            says so.
         balancer: The name of its balancer.
         health: The fields of ``HealthCheck``; without any there are no checks.
         ejection: The fields of ``Ejection``; ``null`` is never.
@@ -101,7 +102,7 @@ class PoolSettings(Section):
         queue: The fields of ``Queue``; without any nobody waits.
         mirror: Where its requests are copied to.
         preserve_host: Send the client's ``Host``.
-        forwarded: Send RFC 7239 ``Forwarded`` as well.
+        forwarded: Send RFC 7239 ``Forwarded`` as well; ``none`` sends no forwarding headers at all.
         via: The name to give in ``Via``.
         keep_server_headers: Pass the upstream's ``Date`` and ``Server`` on.
         timeout: Its own deadlines; those it does not set are those for all pools.
@@ -123,7 +124,7 @@ class PoolSettings(Section):
     queue: Annotated[Queue, fields_of(Queue)] | None = None
     mirror: MirrorSettings | None = None
     preserve_host: bool = False
-    forwarded: bool = False
+    forwarded: Forwarded = False
     via: Annotated[str, AfterValidator(_pseudonym)] = ""
     keep_server_headers: bool = False
     timeout: TimeoutSettings = TimeoutSettings()

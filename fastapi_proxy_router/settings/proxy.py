@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -18,9 +18,9 @@ from pydantic_settings import (
 from ..core.forwarded import TrustedProxies
 from ..core.pool import UpstreamPool
 from ..core.split import Split, contested
-from ..overrides import RouteOverride
+from ..overrides import RouteOverride, duplicates
+from ..reading import listed
 from .pools import PoolSettings
-from .reading import listed
 from .sections import TimeoutSettings, WebSocketSettings
 from .splits import SplitSettings
 
@@ -38,12 +38,24 @@ def _some(pools: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
     return pools
 
 
-def _routed(
-    pools: dict[str, PoolSettings], splits: dict[str, SplitSettings]
-) -> dict[str, PoolSettings]:
+class Built(NamedTuple):
+    """What settings describe.
+
+    Attributes:
+        routed: The pools and splits by the prefix that they serve.
+        named: The pools that overrides name and that serve no prefix.
+    """
+
+    routed: dict[str, UpstreamPool | Split]
+    named: list[UpstreamPool]
+
+
+def _routed(settings: ProxySettings) -> dict[str, PoolSettings]:
     """Return the pools that serve a prefix: one that others use has to say so."""
+    pools = settings.pools
     used = {pool.mirror.pool for pool in pools.values() if pool.mirror is not None}
-    used.update(*(split.used for split in splits.values()))
+    used.update(*(split.used for split in settings.splits.values()))
+    used |= _named(settings)
     return {
         name: pool
         for name, pool in pools.items()
@@ -51,8 +63,14 @@ def _routed(
     }
 
 
-def _mistakes(pools: dict[str, PoolSettings], splits: dict[str, SplitSettings]) -> list[str]:
-    """Return what does not fit together, by names and prefixes."""
+def _named(settings: ProxySettings) -> set[str]:
+    names = {override.pool for override in settings.overrides}
+    return {name for name in settings.pools if name in names}
+
+
+def _mistakes(settings: ProxySettings) -> list[str]:
+    """Return what does not fit together, by names, prefixes and routes."""
+    pools, splits = settings.pools, settings.splits
     mistakes = [
         f"pool {name!r} is copied to {pool.mirror.pool!r}, which is no other pool without copies"
         for name, pool in pools.items()
@@ -64,8 +82,16 @@ def _mistakes(pools: dict[str, PoolSettings], splits: dict[str, SplitSettings]) 
         for name, split in splits.items()
         if split.used - pools.keys()
     ]
-    prefixes = [pool.prefix for pool in _routed(pools, splits).values()]
+    mistakes += [
+        f"{override.label}: pool {override.pool!r} is not the name of one pool or split"
+        for override in settings.overrides
+        if override.pool is not None and (override.pool in pools) == (override.pool in splits)
+    ]
+    mistakes += duplicates(settings.overrides)
+    prefixes = [pool.prefix for pool in _routed(settings).values()]
     prefixes += [split.prefix for split in splits.values()]
+    if not prefixes:
+        mistakes.append("no pool serves a prefix; set PROXY_POOLS__<name>__PREFIX of one")
     if twice := {prefix for prefix in prefixes if prefixes.count(prefix) > 1}:
         mistakes.append(f"several pools have the prefix {sorted(twice)}")
     return mistakes
@@ -112,7 +138,8 @@ class ProxySettings(BaseSettings):
             comma-separated or as JSON.
         timeout: The deadlines for all pools.
         websocket: The limits for WebSockets for all pools.
-        overrides: Declared overrides, as JSON.
+        overrides: Declared overrides, as a list in JSON. The pools that they name serve no prefix
+            unless they say so.
 
     Raises:
         pydantic.ValidationError: A value is wrong or unknown; every mistake is reported.
@@ -161,7 +188,7 @@ class ProxySettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProxySettings:
-        if mistakes := _mistakes(self.pools, self.splits):
+        if mistakes := _mistakes(self):
             raise ValueError("; ".join(mistakes))
         if mistakes := contested(self.build()):
             raise ValueError("; ".join(mistakes))
@@ -169,12 +196,19 @@ class ProxySettings(BaseSettings):
 
     def build(self) -> dict[str, UpstreamPool | Split]:
         """Return the pools and splits by the prefix that they serve."""
+        return self.build_all().routed
+
+    def build_all(self) -> Built:
+        """Return them, and the pools that serve no prefix but are named by overrides."""
         built: dict[str, UpstreamPool] = {}
         # Those that nobody's requests are copied from come first, because some are copied to them.
         for name in sorted(self.pools, key=lambda name: self.pools[name].mirror is not None):
             built[name] = self.pools[name].build(name, self, built)
-        routed = _routed(self.pools, self.splits)
-        return {
-            **{pool.prefix: built[name] for name, pool in routed.items()},
-            **{split.prefix: split.build(name, built) for name, split in self.splits.items()},
-        }
+        routed = _routed(self)
+        return Built(
+            {
+                **{pool.prefix: built[name] for name, pool in routed.items()},
+                **{split.prefix: split.build(name, built) for name, split in self.splits.items()},
+            },
+            [built[name] for name in sorted(_named(self) - routed.keys())],
+        )

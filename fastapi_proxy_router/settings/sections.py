@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..core.websocket import WebSocketOptions
 from ..overrides import Seconds
-from .reading import listed
+from ..reading import listed
 
 __all__ = ["Section", "TimeoutSettings", "WebSocketSettings"]
 

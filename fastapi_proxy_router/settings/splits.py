@@ -12,7 +12,7 @@ from ..core.affinity import CookieAffinity, HeaderAffinity
 from ..core.binding import Affinity
 from ..core.pool import UpstreamPool
 from ..core.split import Canary, Split
-from .reading import listed, weighted
+from ..reading import listed, weighted
 from .sections import Section
 
 __all__ = ["AffinitySettings", "CanarySettings", "SplitSettings"]
