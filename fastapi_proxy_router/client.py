@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
+from typing import Any
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from .core.guard import announces_body
 from .core.headers import content_length, tokens
 from .exceptions import RequestRefused
+from .lifetime import request_exit_stack
+from .measure import NO_BODY, Measure
 from .watch import ClientGone, Watch
 
-__all__ = ["ClientStream", "request_exit_stack"]
+__all__ = ["ClientStream"]
 
 _SCOPE_KEY = "fastapi_proxy_router.client"
-# FastAPI's own key for the stack it unwinds when a request is over. Without it the stream ends
-# when its response does.
-_EXIT_STACK_KEY = "fastapi_inner_astack"
 #: Seconds until somebody listens for the client's departure. Most exchanges are over before, and
 #: do without a task of their own.
 _LISTEN_AFTER = 0.1
 #: Seconds for which the rest of an upload is read that the upstream did not wait for (nginx's
 #: lingering_timeout): closing with unread bytes would take the answer away from the client.
 _LINGER = 5.0
-
-
-def request_exit_stack(connection: HTTPConnection) -> AsyncExitStack | None:
-    """Return the stack that is unwound when the request is over, if there is one."""
-    stack = connection.scope.get(_EXIT_STACK_KEY)
-    return stack if isinstance(stack, AsyncExitStack) else None
 
 
 class ClientStream:
@@ -46,30 +40,39 @@ class ClientStream:
         scope: The request's scope.
         receive: The server's.
         kept: The body, if somebody has read and kept it.
-        consumed: Somebody has read it and kept nothing.
+        consumed: Somebody has read all of it and kept nothing.
+        part_read: Somebody has read some of it.
 
     Attributes:
         announced: The headers say that there is a body.
+        has_left: The client is known to have left.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, *, kept: bytes | None = None, consumed: bool = False
+        self,
+        scope: Scope,
+        receive: Receive,
+        *,
+        kept: bytes | None = None,
+        consumed: bool = False,
+        part_read: bool = False,
     ) -> None:
         self.scope = scope
         self._receive = receive
         self._kept = kept
-        self._consumed = consumed
+        self._request: Any = None
+        self._consumed = consumed or part_read
         self.announced = announces_body(scope["headers"])
         is_http1 = scope["http_version"].startswith("1")
-        self._ended = kept is not None or (is_http1 and not self.announced)
+        is_bodyless = is_http1 and not self.announced
+        self._ended = consumed or kept is not None or is_bodyless
         self._waits = not self._ended and b"100-continue" in tokens(scope["headers"], b"expect")
-        self._left = content_length(scope["headers"]) if self.announced else None
-        self._spent = False
-        #: What was taken of the body and is kept, and how much of it may be.
-        self._replay: bytearray | None = None
-        self._keeps = 0
+        declared = content_length(scope["headers"]) if self.announced else None
+        self._measure = NO_BODY if is_bodyless else Measure(declared)
+        #: Bytes of it were taken, and are gone unless they are kept.
+        self._spent = self._consumed and kept is None and not is_bodyless and declared != 0
         self._dropping = False
-        self._gone = False
+        self.has_left = False
         self._told_end = False
         self._deaf = False
         self._ahead: Message | Exception | None = None
@@ -91,10 +94,25 @@ class ClientStream:
                 # Set by Starlette once a dependency has read the body.
                 kept=getattr(request, "_body", None),
                 consumed=getattr(request, "_stream_consumed", False),
+                part_read=getattr(request, "is_part_read", False),
             )
+            # What is read ahead is not lost to whoever reads the request itself later.
+            request._receive = stream.receive  # noqa: SLF001
             if (stack := request_exit_stack(request)) is not None:
                 stack.push_async_callback(stream.aclose)
+            stream._request = request
         return stream
+
+    @staticmethod
+    def begun(request: Request) -> ClientStream | None:
+        """Return the stream of *request* if there is one already, which then has its body."""
+        stream: ClientStream | None = request.scope.get(_SCOPE_KEY)
+        return stream
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether bytes of the body were forwarded or dropped, and are kept nowhere."""
+        return self._spent and self._kept is None and not self._consumed
 
     @property
     def is_empty(self) -> bool:
@@ -104,52 +122,59 @@ class ClientStream:
     @property
     def uploads(self) -> bool:
         """Whether more of the body is to come; of a declared length, before the server says so."""
-        return not self._ended and self._left != 0
+        return not self._ended and not self._measure.is_complete
 
     @property
     def is_replayable(self) -> bool:
         """Whether all that was taken of the body is still there for another try."""
-        return not self._spent or self._replay is not None
+        return not self._spent or self._measure.replay is not None
 
     @property
     def whole(self) -> bytes | None:
         """All of the body, if it is here and was kept."""
         if self._kept is not None or self.is_empty:
             return self._kept or b""
-        return None if self._replay is None or self.uploads else bytes(self._replay)
+        replay = self._measure.replay
+        return None if replay is None or self.uploads else bytes(replay)
 
     def keep(self, limit: int) -> None:
         """Keep the body for another try as it is taken, unless it has more than *limit* bytes."""
-        if not self._spent and (self._left is None or self._left <= limit):
-            self._replay, self._keeps = bytearray(), limit
+        if not self._spent and not self._ended:
+            self._measure.keep(limit)
 
     def forget(self) -> None:
         """Keep nothing of the body any more: no other try will follow."""
-        self._replay = None
+        self._measure.replay = None
 
-    async def body(self, idle: float | None) -> AsyncGenerator[bytes, None] | bytes:
+    async def body(
+        self, idle: float | None, limit: int | None = None
+    ) -> AsyncGenerator[bytes, None] | bytes:
         """Return the body: what is kept of it, or what will arrive.
 
         Args:
             idle: Seconds until the client has to send the next chunk.
+            limit: The most bytes it may have. Default: any number.
 
         Raises:
-            RequestRefused: It does not say whether there is a body.
+            RequestRefused: It does not say whether there is a body, or has more than *limit* bytes.
             RuntimeError: It was already sent to an upstream, dropped, or consumed by a form parser,
                 and nobody kept it. ``await request.body()`` beforehand keeps it.
         """
+        if self._ended and not (self._spent or self._kept):
+            return b""
+        if self._kept is None and hasattr(self._request, "_body"):
+            self._kept, self._spent = self._request._body, False  # noqa: SLF001
+        self._measure.restrict(limit, self._kept)
         if self._kept is not None:
             return self._kept
-        if self._replay:
-            return self._again(bytes(self._replay), idle)
-        if self._spent or (self._consumed and not self._ended):
+        if self._measure.replay:
+            return self._again(bytes(self._measure.replay), idle)
+        if self._spent:
             raise RuntimeError(
                 "the request body was already "
                 + ("consumed, as a form for instance" if self._consumed else "sent")
                 + "; read it with `await request.body()` before, to be able to send it"
             )
-        if self._ended:
-            return b""
         if not self.announced:
             # HTTP/2 needs no header to announce a body (RFC 9113, 8.1).
             first = await self._next(idle)
@@ -158,6 +183,27 @@ class ClientStream:
                 return b""
             self._ahead = first
         return self._arriving(idle)
+
+    async def receive(self) -> Message:
+        """Receive for somebody who reads the request itself, once this listens to the client.
+
+        Raises:
+            RuntimeError: Bytes of the body are gone, so the rest would pass for the whole.
+        """
+        if self.is_gone and not self._ended:
+            raise RuntimeError("the request body was already sent, and cannot be read any more")
+        if self.has_left:
+            return {"type": "http.disconnect"}
+        self._waits = False
+        async with self._reading:
+            message = await self._message() if self._ahead is None else self._ahead
+            self._take_ahead()
+        if isinstance(message, Exception):
+            raise message
+        if message["type"] == "http.request" and not self._ended:
+            self._spent = self._consumed = True
+            self._ended = not message.get("more_body", False)
+        return message
 
     async def _again(self, taken: bytes, idle: float | None) -> AsyncGenerator[bytes, None]:
         yield taken
@@ -170,16 +216,10 @@ class ClientStream:
             self._ended = not message.get("more_body", False)
             if chunk := message.get("body", b""):
                 self._spent = True
-                if self._left is not None:
-                    self._left -= len(chunk)
-                self._keep(chunk)
+                self._measure.take(chunk)
                 yield chunk
-
-    def _keep(self, chunk: bytes) -> None:
-        if self._replay is not None:
-            self._replay += chunk
-            if len(self._replay) > self._keeps:
-                self._replay = None
+            if self._ended:
+                self._measure.end()
 
     async def _next(self, idle: float | None) -> Message:
         self._waits = False
@@ -203,8 +243,8 @@ class ClientStream:
         of a declared length is found to be too short.
         """
         if self._receiving is None:
-            known = self._spent or self._left is not None
-            if self._ended or (known and self._replay is None):
+            known = self._spent or self._measure.declared is not None
+            if self._ended or (known and self._measure.replay is None):
                 return await self._receive()
             self._receiving = asyncio.ensure_future(self._receive())
         receiving = self._receiving
@@ -216,7 +256,6 @@ class ClientStream:
         """Read and drop a body that nobody wants, so that a client that leaves is noticed."""
         if not self._ended and not self._dropping:
             self._spent = self._dropping = True
-            self._waits = False
             self._take_ahead()
             self._listen()
 
@@ -232,8 +271,17 @@ class ClientStream:
         with suppress(Exception):
             async with asyncio.timeout(_LINGER):
                 while not self._ended:
-                    message = await self._next(None)
-                    self._ended = not message.get("more_body", False)
+                    await self._skip()
+
+    async def _skip(self) -> None:
+        async with self._reading:
+            # Whoever listens may have come to the end meanwhile.
+            if not self._ended:
+                message = await self._message() if self._ahead is None else self._ahead
+                self._take_ahead()
+                if isinstance(message, Exception):
+                    raise message
+                self._ended = not message.get("more_body", False)
 
     def watch(self) -> Watch:
         """Return a block that ends with ``ClientGone`` as soon as the client leaves."""
@@ -245,20 +293,20 @@ class ClientStream:
         Raises:
             ClientGone: It has left already.
         """
-        if self._gone:
+        if self.has_left:
             raise ClientGone
         self._watches.append(watch)
         if self._timer is None and self._listener is None:
             self._timer = loop.call_later(_LISTEN_AFTER, self._listen)
 
     def _listen(self) -> None:
-        if self._waits:
+        if self._waits and not self._dropping:
             self._timer = asyncio.get_running_loop().call_later(_LISTEN_AFTER, self._listen)
         elif self._listener is None:
             self._listener = asyncio.create_task(self._listening(), name="proxy listen to client")
 
     async def _listening(self) -> None:
-        while not (self._gone or self._deaf):
+        while not (self.has_left or self._deaf):
             async with self._reading:
                 if self._ahead is None:
                     await self._read_ahead()
@@ -280,10 +328,12 @@ class ClientStream:
             # After the end there is nothing but the disconnect, unless a middleware makes it up.
             self._deaf = True
         else:
+            # A client that waited for a 100, and got an answer, may send its body or not.
+            self._waits = False
             self._told_end = self._ended = not message.get("more_body", False)
 
     def _leave(self) -> None:
-        self._gone = True
+        self.has_left = True
         for watch in self._watches:
             watch.interrupt(ClientGone())
 

@@ -13,8 +13,9 @@ from .core.changes import Changes
 from .core.handshake import handshake_headers, offered
 from .core.lease import Lease
 from .core.names import Header
-from .core.outbound import outbound
+from .core.outbound import Outbound, outbound
 from .core.policy import ForwardPolicy
+from .core.retry import Retry
 from .core.target import Location
 from .core.upstream import Upstream
 from .exceptions import GatewayError, GatewayTimeout
@@ -32,6 +33,7 @@ class Opened(NamedTuple):
     websocket: UpstreamWebSocket
     headers: list[Header]
     lease: Lease
+    sent: Outbound
 
     def drop(self) -> None:
         """Let go of it. Idempotent."""
@@ -98,12 +100,14 @@ class Dialling:
                 policy=policy,
                 crossing=handshake_headers,
             )
+            for sender in changes.senders:
+                out = await sender(out, upstream)
             lease = Lease(upstream)
             offers = offered(self._scope.get("subprotocols", ()))
             options = changes.websocket or policy.websocket
             dialling = dial(upstream, out, offers, options, changes.timeout or policy.timeout)
             try:
-                dialled = await _in_time(dialling, upstream)
+                dialled = await _in_time(dialling, upstream, changes.retry_at(upstream))
             except Refused as refused:
                 lease.answered(refused.status)
                 lease.succeeded()
@@ -114,12 +118,14 @@ class Dialling:
                 lease.end()
                 raise
         lease.answered(SWITCHING)
-        return Opened(upstream, *dialled, lease)
+        return Opened(upstream, *dialled, lease, out)
 
 
-async def _in_time(dialling: Coroutine[Any, Any, Dialled], upstream: Upstream) -> Dialled:
+async def _in_time(
+    dialling: Coroutine[Any, Any, Dialled], upstream: Upstream, retry: Retry | None
+) -> Dialled:
     """Wait for as long as one try may take."""
-    per_try = upstream.pool.retry.per_try if upstream.pool is not None else None
+    per_try = retry.per_try if retry is not None else None
     try:
         async with asyncio.timeout(per_try):
             return await dialling

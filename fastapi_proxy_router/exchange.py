@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from starlette.types import Message, Send
+from starlette.types import Send
 
 from .body import framed
 from .client import ClientStream
+from .core.amending import amended, hinted
 from .core.binding import affinity_headers
 from .core.changes import NO_CHANGES, Changes
 from .core.forwarded import via_headers
-from .core.guard import is_bodyless
 from .core.headers import (
     Edits,
     content_length,
     edit,
-    end_to_end,
-    field_values,
     request_headers,
     response_headers,
-    tokens,
 )
 from .core.lease import Lease
-from .core.names import Header
 from .core.outbound import Outbound, outbound
 from .core.policy import ForwardPolicy
 from .core.target import Location
 from .core.upstream import Upstream
-from .exceptions import GatewayError, ProxyError, StreamAborted
-from .log import log_failure, reported
-from .timing import PATIENCE, Timing
-from .transport import EarlyHint, Head, RawRequest, UpstreamResponse, crossing, exchange
-from .watch import ClientGone
+from .exceptions import ProxyError
+from .log import report
+from .reply import Reply
+from .timing import Timing
+from .transforming import Transformed
+from .transport import EarlyHint, Head, RawRequest, crossing, exchange
 
 __all__ = ["Exchange"]
 
-#: A message that no server knows. Starlette's BaseHTTPMiddleware ends a body cleanly when the
-#: application behind it raises, and only then raises itself; on this message it fails at once.
-_ABORT: Message = {"type": "http.response.abort"}
 _EARLY_HINT = "http.response.early_hint"
-_TRAILERS = "http.response.trailers"
-_CLOSE = (b"connection", b"close")
 
 
-class Exchange:
+class Exchange(Reply):
     """One exchange: ``open`` it, ``relay`` the response, and ``aclose`` it whatever happens.
 
     Args:
@@ -59,12 +51,12 @@ class Exchange:
     Attributes:
         upstream: Where the request goes.
         hinted: Something of the upstream's has reached the client before the response.
-        status: The response's status, once the exchange is open.
+        upstream_status: The upstream's status, once the exchange is open.
+        status: The response's status, which an override may have changed.
         headers: The response's headers as they may cross to the client.
     """
 
-    status: int
-    headers: list[Header]
+    upstream_status: int
 
     def __init__(
         self,
@@ -75,20 +67,14 @@ class Exchange:
         changes: Changes,
         until: float | None,
     ) -> None:
-        self.client = client
-        self.upstream = upstream
         self._policy = policy
         self._location = location
         self._changes = changes
-        self._timeout = changes.timeout or self._policy.timeout
-        self._timing = Timing(client, upstream, self._timeout, until)
-        self._response: UpstreamResponse | None = None
-        self._lease: Lease | None = None
+        self._timeout = changes.timeout or policy.timeout
+        retry = changes.retry_at(upstream)
+        per_try = retry.per_try if retry is not None else None
+        super().__init__(client, upstream, Timing(client, upstream, self._timeout, until, per_try))
         self.hinted = False
-        self._uploads = False
-        self._is_held_up = False
-        self._has_length = False
-        self._method: str = client.scope["method"]
 
     async def open(self, send: Send | None = None) -> None:
         """Send the request and wait for the response's head.
@@ -100,11 +86,13 @@ class Exchange:
             GatewayError: No answer could be had.
             RequestRefused: The request is not safe to forward.
             ClientGone: The client left meanwhile.
+            TransformFailed: What the client's body passes through has failed.
         """
         try:
-            with reported(self.client.scope):
-                await self._timing.of_head(self._open(send))
+            await self._timing.of_head(self._open(send))
         except BaseException as error:
+            if isinstance(error, ProxyError):
+                report(self.client.scope, error)
             if self._lease is not None:
                 self._lease.judge(error)
             await self.aclose()
@@ -120,22 +108,32 @@ class Exchange:
             policy=policy,
             crossing=request_headers,
         )
-        self._lease = self._timing.lease = lease = Lease(self.upstream)
         with client.watch():
+            for sender in changes.senders:
+                out = await sender(out, self.upstream)
+            self._lease = self._timing.lease = lease = Lease(self.upstream)
             request = await self._request(out)
-            hint = self._early_hint(send)
-            with crossing(self.upstream, "head"):
-                response = await exchange(self.upstream, request, self._timeout, hint)
+            hint = self._early_hint(send, out)
+            try:
+                with crossing(self.upstream, "head"):
+                    response = await exchange(self.upstream, request, self._timeout, hint)
+            except Exception as error:  # noqa: BLE001 - it goes on, or what it comes of
+                raise self._cause(error)  # noqa: B904 - mostly it is the same
             self._response = response
         lease.answered(response.status)
+        self.upstream_status = response.status
         headers = response_headers(
             response.headers, response.status, keep_server_headers=policy.keep_server_headers
         )
         if out.method == "HEAD" != self._method:
             headers = edit(headers, Edits(remove=frozenset({b"content-length"})))
+        self._asked = out.method
         self._has_length = content_length(headers) is not None
-        self.status = response.status
-        self.headers = edit(via_headers(headers, policy.via, "1.1"), changes.response)
+        self.status, self.headers = response.status, via_headers(headers, policy.via, "1.1")
+        if changes.response:
+            self.status, self.headers = amended(
+                self.status, self.headers, changes.response, self.upstream, out
+            )
         # After the edits, which are of what the upstream has sent.
         if binding := affinity_headers(client.scope, self.upstream):
             self.headers = [*self.headers, *binding]
@@ -150,106 +148,28 @@ class Exchange:
         if isinstance(arriving, bytes):
             return RawRequest(out.method, out.target, *body)
         self._uploads = True
+        if isinstance(arriving, Transformed):
+            self._upload = arriving
+            arriving = self._sent_whole(arriving)
         timed = body._replace(body=self._timing.of_upload(arriving))
         return RawRequest(out.method, out.target, *timed)
 
-    async def relay(self, send: Send, status: int, headers: list[Header]) -> None:
-        """Send the response to the client; a client that leaves ends it quietly.
+    async def _sent_whole(self, body: Transformed) -> AsyncGenerator[bytes, None]:
+        """Pass *body* on. When that is done, what is left of the client's is not wanted."""
+        async with aclosing(body):
+            async for chunk in body:
+                yield chunk
+        self._uploads = False
+        if self._relays:
+            self.client.drop()
 
-        Raises:
-            StreamAborted: The upstream failed, and the client's connection has to be dropped.
-        """
-        self.client.forget()
-        try:
-            await self._timing.of_body(self._relay(send, status, headers))
-        except (ClientGone, OSError):
-            # OSError is how a server of ASGI 2.4 says in `send` that the client has left.
-            pass
-        except Exception as error:
-            if self._lease is not None and not self._is_held_up:
-                self._lease.judge(error)
-            with suppress(Exception):
-                async with asyncio.timeout(PATIENCE):
-                    await send(_ABORT)
-            if not isinstance(error, ProxyError):
-                raise
-            log_failure(self.client.scope, error)
-            raise StreamAborted(error.reason, upstream=self.upstream, fault=error.fault) from error
-        finally:
-            await self.aclose()
-
-    async def _relay(self, send: Send, status: int, headers: list[Header]) -> None:
-        response, client = self._response, self.client
-        assert response is not None
-        start: Message = {"type": "http.response.start", "status": status, "headers": headers}
-        body = b""
-        if client.uploads and client.scope["http_version"].startswith("1"):
-            # The answer came before the end of the upload, of which some may be on its way.
-            start["headers"] = [*headers, _CLOSE]
-        if is_bodyless(self._method, status):
-            await send(start)
-        elif response.complete and not client.uploads and self._has_length:
-            body = await response.next_chunk()
-            await send(start)
-        else:
-            await self._relay_body(send, start)
-        trailers = end_to_end(response.trailers) if start.get("trailers") else None
-        if self._lease is not None:
-            self._lease.succeeded()
-        # Before the client can see the end, so that its next request finds the connection free.
-        await self.aclose()
-        if client.uploads:
-            await client.linger()
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-        if trailers is not None:
-            await send({"type": _TRAILERS, "headers": trailers, "more_trailers": False})
-
-    async def _relay_body(self, send: Send, start: Message) -> None:
-        response, client = self._response, self.client
-        assert response is not None
-        if self._offers(_TRAILERS) and b"trailers" in tokens(client.scope["headers"], b"te"):
-            start["trailers"] = True
-        await send(start)
-        if not self._uploads:
-            client.drop()
-        with client.watch():
-            if not self._has_length:
-                # Some servers hold the head back until they see a body; an event stream may be
-                # silent for long.
-                await send({"type": "http.response.body", "body": b"", "more_body": True})
-            clock = asyncio.get_running_loop().time
-            while chunk := await self._next_chunk(response):
-                began = clock()
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                # An upstream may give up a client that does not read, which is no failure.
-                self._is_held_up |= clock() - began > PATIENCE
-
-    async def _next_chunk(self, response: UpstreamResponse) -> bytes:
-        with crossing(self.upstream, "body"):
-            return await response.next_chunk()
-
-    def _early_hint(self, send: Send | None) -> EarlyHint | None:
+    def _early_hint(self, send: Send | None, out: Outbound) -> EarlyHint | None:
         if send is None or not self._offers(_EARLY_HINT):
             return None
 
         async def pass_on(head: Head) -> None:
-            if links := field_values(head.headers, b"link"):
+            if links := hinted(head.headers, self._changes.response, self.upstream, out):
                 self.hinted = True
                 await send({"type": _EARLY_HINT, "links": links})
 
         return pass_on
-
-    def _offers(self, extension: str) -> bool:
-        return extension in (self.client.scope.get("extensions") or ())
-
-    async def aclose(self) -> None:
-        """Let go of the upstream. Idempotent."""
-        if self._lease is not None:
-            self._lease.end()
-        response, self._response = self._response, None
-        if response is not None:
-            try:
-                with crossing(self.upstream, "body"):
-                    await response.aclose()
-            except GatewayError as error:
-                log_failure(self.client.scope, error)

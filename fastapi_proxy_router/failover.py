@@ -15,6 +15,7 @@ from .core.upstream import Upstream
 from .exceptions import GatewayError
 from .exchange import Exchange
 from .log import reported
+from .transforming import TransformFailed
 from .tries import Tries
 
 __all__ = ["Forwarding"]
@@ -45,7 +46,7 @@ class Forwarding:
     ) -> None:
         self.client = client
         self._upstream = upstream
-        self._policy = policy or upstream.policy or DEFAULT_POLICY
+        self._policy = changes.policy(policy or upstream.policy or DEFAULT_POLICY)
         self._location = location
         self._changes = changes
         total = (changes.timeout or self._policy.timeout).total
@@ -74,6 +75,7 @@ class Forwarding:
             GatewayError: No answer could be had.
             RequestRefused: The request is not safe to forward.
             ClientGone: The client left meanwhile.
+            Exception: What the client's body passes through has failed with; it is not tried again.
         """
         upstream: Upstream | None = self._upstream
         if not may_begin(self._upstream):
@@ -97,14 +99,17 @@ class Forwarding:
                 held, unwanted = exchange, held
                 if unwanted is not None:
                     await unwanted.aclose()
-                rejected = tries.is_rejected(exchange.status)
+                rejected = tries.is_rejected(exchange.upstream_status)
                 upstream = await self._following(tries, exchange, None) if rejected else None
             assert held is not None
             answer, held = held, None
-            return answer
+            return answer  # noqa: TRY300 - an else would be nowhere near
+        except TransformFailed as failed:
+            failure = failed.error
         finally:
             if held is not None:
                 await held.aclose()
+        raise failure
 
     def _begun(self) -> Tries:
         """Count the first try, and keep what is sent of the body as far as may be needed again."""

@@ -12,6 +12,7 @@ from .core.lease import Lease
 from .core.policy import Timeout
 from .core.upstream import Upstream
 from .exceptions import Fault, GatewayTimeout, Stage
+from .transforming import Transformed
 
 __all__ = ["PATIENCE", "Timing"]
 
@@ -25,9 +26,10 @@ class Timing:
 
     Args:
         client: The client's side.
-        upstream: The upstream, whose pool may limit each try.
+        upstream: The upstream.
         timeout: The deadlines of the exchange.
         until: When all of it has to be over, in the event loop's time.
+        per_try: Seconds until the head of the response, without those the client is waited for.
 
     Attributes:
         until: The same.
@@ -49,20 +51,24 @@ class Timing:
     )
 
     def __init__(
-        self, client: ClientStream, upstream: Upstream, timeout: Timeout, until: float | None
+        self,
+        client: ClientStream,
+        upstream: Upstream,
+        timeout: Timeout,
+        until: float | None,
+        per_try: float | None,
     ) -> None:
-        pool = upstream.pool
         self.until = until
         self.lease: Lease | None = None
         self._client = client
         self._upstream = upstream
         self._total = timeout.total
-        self._per_try = pool.retry.per_try if pool is not None else None
+        self._per_try = per_try
         self._clock: asyncio.Timeout | None = None
         self._patience: asyncio.TimerHandle | None = None
         # It is only asked for where there is a total.
         self._began = asyncio.get_running_loop().time() if until is not None else 0.0
-        #: Since when, and for how long, the client was waited for.
+        #: Since when the client is waited for, and for how long it was.
         self._asked = self._waited = 0.0
 
     def of_head(self, opening: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
@@ -74,8 +80,13 @@ class Timing:
         """Return what awaits *relaying* until the exchange has to be over."""
         return relaying if self.until is None else self._in_time(relaying, self.until, "body")
 
-    async def of_upload(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """Pass *body* on, and take note whenever it is the client that is waited for."""
+    async def of_upload(
+        self, body: AsyncGenerator[bytes, None] | Transformed
+    ) -> AsyncGenerator[bytes, None]:
+        """Pass *body* on, and take note whenever it is the client, or a hook, that is waited for.
+
+        It is closed with this, but not if this never begins.
+        """
         async with aclosing(body):
             self.ask_client()
             async for chunk in body:
@@ -97,6 +108,7 @@ class Timing:
         """Start the clock of the try anew; what the client took is nobody's latency."""
         waited = asyncio.get_running_loop().time() - self._asked
         self._waited += waited
+        self._asked = 0.0
         if self._patience is not None:
             self._patience.cancel()
         if self.lease is not None:
@@ -123,6 +135,9 @@ class Timing:
                 await awaitable
                 self._clock = None
         except TimeoutError as error:
+            if not clock.expired():
+                # Somebody else's, such as a hook's.
+                raise
             raise self._late(stage, error.__cause__) from error
 
     def _late(self, stage: Stage, cut_off: BaseException | None) -> GatewayTimeout:
@@ -137,7 +152,7 @@ class Timing:
             reason = f"it took longer than {self._total} s in all"
             # It may be the client that is slow, in sending or in reading, or the queue, or another
             # upstream: who had the smaller part of the time was not the one that used it up.
-            own = now - self._began - self._waited
+            own = now - self._began - self._waited - (now - self._asked if self._asked else 0.0)
             if stage == "body" or self._client.uploads or own < (self._total or 0.0) / 2:
                 fault = "us"
         return GatewayTimeout(

@@ -28,25 +28,26 @@ class Tries:
         changes: The override, which may send another method.
     """
 
-    __slots__ = ("_changes", "_number", "_pool", "_scope", "_tried")
+    __slots__ = ("_changes", "_number", "_pool", "_retry", "_scope", "_tried")
 
     def __init__(self, upstream: Upstream, scope: Scope, changes: Changes) -> None:
         self._scope = scope
         self._changes = changes
         self._pool = pool = upstream.pool
+        self._retry = retry = changes.retry_at(upstream)
         self._tried: list[Upstream] = []
         self._number = 0
-        if pool is not None and (len(pool.upstreams) > 1 or pool.retry.same_upstream):
+        if pool is not None and retry and (len(pool.upstreams) > 1 or retry.same_upstream):
             pool.budget.request(pool.clock())
 
     @property
     def body_limit(self) -> int:
         """The largest body that is worth keeping; 0 if none is sent twice."""
-        pool = self._pool
-        if pool is None or pool.retry.attempts == 1 or not self._is_repeatable:
+        pool, retry = self._pool, self._retry
+        if pool is None or retry is None or retry.attempts == 1 or not self._is_repeatable:
             return 0
-        several = pool.retry.same_upstream or len(pool.upstreams) > 1
-        return pool.retry.body_limit if several else 0
+        several = retry.same_upstream or len(pool.upstreams) > 1
+        return retry.body_limit if several else 0
 
     @property
     def _is_repeatable(self) -> bool:
@@ -54,16 +55,18 @@ class Tries:
         # A WebSocket has no method, whatever an override says of it.
         method = self._scope.get("method")
         method = (self._changes.method or method) if method else "GET"
-        retry = self._pool.retry if self._pool is not None else None
-        return retry is not None and retry.may_repeat(method, self._sent())
+        return self._retry is not None and self._retry.may_repeat(method, self._sent())
 
     def _sent(self) -> Iterator[Header]:
         """Yield the headers that are sent: what upstreams do not get binds none of them."""
-        yield from edit(request_headers(lowered(self._scope["headers"])), self._changes.request)
+        headers = request_headers(lowered(self._scope["headers"]))
+        for edits in self._changes.request:
+            headers = edit(headers, edits)
+        yield from headers
 
     def is_rejected(self, status: int) -> bool:
         """Tell whether the pool wants a response of this *status* to be tried again."""
-        return self._pool is not None and status in self._pool.retry.statuses
+        return self._retry is not None and status in self._retry.statuses
 
     async def after(
         self, upstream: Upstream, error: GatewayError | None, *, until: float | None = None
@@ -75,13 +78,13 @@ class Tries:
             error: How that ended; ``None`` is a status that is rejected.
             until: When the request has to be over, in the event loop's time.
         """
-        pool = self._pool
-        if pool is None or self._number + 1 >= pool.retry.attempts:
+        pool, retry = self._pool, self._retry
+        if pool is None or retry is None or self._number + 1 >= retry.attempts:
             return None
         if error is None:
             may_follow = self._is_repeatable
         else:
-            may_follow = pool.retry.follows(error, repeatable=self._is_repeatable)
+            may_follow = retry.follows(error, repeatable=self._is_repeatable)
         if not may_follow:
             return None
         self._tried.append(upstream)
@@ -90,7 +93,7 @@ class Tries:
             if following is None or not pool.budget.withdraw(pool.clock()):
                 return None
             if following in self._tried or error is None or error.request_sent:
-                pause = pool.retry.pause(self._number, pool.chance)
+                pause = retry.pause(self._number, pool.chance)
                 if until is not None and asyncio.get_running_loop().time() + pause >= until:
                     return None
                 await asyncio.sleep(pause)
@@ -112,7 +115,8 @@ class Tries:
     def _pick(self, upstream: Upstream) -> Upstream | None:
         """Return one that was not tried, or where that is allowed another, or *upstream* again."""
         assert self._pool is not None
-        same = self._pool.retry.same_upstream
+        assert self._retry is not None
+        same = self._retry.same_upstream
         for tried in (self._tried, [upstream], []) if same else (self._tried,):
             with suppress(NoUpstreamAvailable):
                 return self._pool.pick(HTTPConnection(self._scope), without=tried)

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from .core.amending import amended
 from .core.binding import affinity_headers
 from .core.changes import NO_CHANGES, Changes
 from .core.guard import check_response, is_bodyless, is_refusal
@@ -30,12 +31,13 @@ from .exceptions import BadGateway, StreamAborted
 from .log import log_failure, reported
 from .overrides import WebSocketOverride, WebSocketOverrideOptions
 from .relay import Relay
-from .websocket import Refused
+from .websocket import SWITCHING, Refused
 
-__all__ = ["close_relays", "proxy_pass_websocket", "relay_websocket"]
+__all__ = ["close_relays", "deny", "proxy_pass_websocket", "relay_websocket"]
 
 #: What servers and Starlette raise when the client has left.
 _GONE = (WebSocketDisconnect, RuntimeError, OSError)
+_POLICY_VIOLATION = 1008
 _running: WeakKeyDictionary[Upstream, set[Relay]] = WeakKeyDictionary()
 
 
@@ -80,7 +82,7 @@ async def relay_websocket(
 
     If it cannot be reached, or does not answer, the others of its pool are asked.
     """
-    policy = policy or upstream.policy or DEFAULT_POLICY
+    policy = changes.policy(policy or upstream.policy or DEFAULT_POLICY)
     options = changes.websocket or policy.websocket
     # Limits of one path do not open it to every page.
     allowed = options.allowed_origins
@@ -170,7 +172,9 @@ async def _connect(
     running = _running.setdefault(upstream, set())
     running.add(relay)
     try:
-        headers = edit(accept_headers(opened.headers), changes.response)
+        headers = accept_headers(opened.headers)
+        if changes.response:
+            _, headers = amended(SWITCHING, headers, changes.response, upstream, opened.sent)
         headers = [*headers, *affinity_headers(websocket.scope, upstream)]
         ended = await relay.run(websocket.accept(opened.websocket.subprotocol, headers))
     finally:
@@ -198,27 +202,34 @@ async def _refuse(
     if not is_refusal(refused.status):
         reason = f"the upstream answered the handshake with {refused.status}"
         raise BadGateway(reason, upstream=upstream, stage="head")
-    extensions = websocket.scope.get("extensions", {})
-    if "websocket.http.response" not in extensions:
-        with suppress(*_GONE):
-            await websocket.close(code=1008)
-        return
     headers = response_headers(
         refusal_headers(refused.headers),
         refused.status,
         keep_server_headers=policy.keep_server_headers,
     )
-    headers = edit(headers, changes.response)
+    status = refused.status
+    if changes.response:
+        status, headers = amended(status, headers, changes.response, upstream, refused.sent)
+        status = status if is_refusal(status) else refused.status
     headers = [*headers, *affinity_headers(websocket.scope, upstream)]
-    if "http.response.pathsend" in extensions:
-        # granian, alone in offering this to WebSockets, dies of a refusal that repeats a header.
-        headers = _folded(headers)
-    answer = Response(refused.body, refused.status)
-    bodyless = is_bodyless("GET", refused.status)
+    bodyless = is_bodyless("GET", status)
+    answer = Response(b"" if bodyless else refused.body, status)
     length = () if bodyless else ((b"content-length", b"%d" % len(answer.body)),)
     framing = Edits(set=length, remove=frozenset({b"content-length"}))
     answer.raw_headers = edit(headers, framing)
+    await deny(websocket, answer)
+
+
+async def deny(websocket: WebSocket, answer: Response) -> None:
+    """Refuse a WebSocket that is not accepted yet with *answer*, if the server can send one."""
+    extensions = websocket.scope.get("extensions") or {}
     with suppress(*_GONE):
+        if "websocket.http.response" not in extensions:
+            await websocket.close(code=_POLICY_VIOLATION)
+            return
+        if "http.response.pathsend" in extensions:
+            # granian, alone in offering this to WebSockets, dies of one that repeats a header.
+            answer.raw_headers = _folded(answer.raw_headers)
         await websocket.send_denial_response(answer)
 
 

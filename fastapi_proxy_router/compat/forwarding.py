@@ -9,10 +9,11 @@ from fastapi import Request, Response, WebSocket, WebSocketException
 
 from ..core.policy import Timeout
 from ..exceptions import BadGateway, GatewayError, GatewayTimeout, NoUpstreamAvailable
-from ..forwarder import send_request
+from ..forwarder import left, send_request
 from ..log import reported
 from ..overrides import RequestOverride, WebSocketOverride
 from ..upgrade import relay_websocket
+from ..watch import ClientGone
 from .clients import carrier_of
 from .requests import GivenHeaders, body_of, deadlines, header_changes, target_of
 
@@ -75,8 +76,11 @@ async def proxy_pass(
     )
     with reported(request.scope):
         target, query = target_of(request, path, forward_query=forward_query)
-    changes = replace(override.compile(), path=target, query=query, request=headers.edits)
-    response = await send_request(request, upstream, policy=carrier.policy, changes=changes)
+    changes = replace(override.compile(), path=target, query=query, request=(headers.edits,))
+    try:
+        response = await send_request(request, upstream, policy=carrier.policy, changes=changes)
+    except ClientGone:
+        return left()
     # nginx in front shall not hold the chunks back, unless the upstream has said what it shall do.
     response.headers.setdefault("x-accel-buffering", "no")
     return response
@@ -122,7 +126,7 @@ async def proxy_pass_websocket(
     override = WebSocketOverride(host=headers.host, timeout=deadlines(timeout))
     with reported(websocket.scope):
         target, query = target_of(websocket, path, forward_query=forward_query)
-    changes = replace(override.compile(), path=target, query=query, request=headers.edits)
+    changes = replace(override.compile(), path=target, query=query, request=(headers.edits,))
     offers = websocket.scope.get("subprotocols", [])
     websocket.scope["subprotocols"] = subprotocols or offers
     try:

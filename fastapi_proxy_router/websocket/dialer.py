@@ -35,9 +35,10 @@ class Dialled(NamedTuple):
 class Refused(Exception):
     """The upstream answered the handshake with something else than 101."""
 
-    def __init__(self, upstream: Upstream, answer: Answer) -> None:
+    def __init__(self, upstream: Upstream, answer: Answer, sent: Outbound) -> None:
         super().__init__(answer.status)
         self.upstream = upstream
+        self.sent = sent
         self.status = answer.status
         self.headers = answer.headers
         self.body = bytes(answer.body)
@@ -79,7 +80,7 @@ async def dial(
     try:
         answer = await _shake_hands(websocket, _request(out, protocol), upstream, timeout)
         if answer.status != SWITCHING:
-            raise Refused(upstream, answer)
+            raise Refused(upstream, answer, out)
         dialled = Dialled(websocket, answer.headers)
         return dialled
     finally:

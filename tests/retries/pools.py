@@ -111,7 +111,7 @@ class Pools(Settled):
             await _ended(lambda: _exchanges() - running)
             await until(gateway.idle, lambda: f"not idle: {pool!r} {pool.upstreams!r}")
             # What was left without being closed complains now, not in a later test.
-            gc.collect()
+            gc.collect(1)
 
 
 def _app(pool: UpstreamPool, way: str, prefix: str) -> FastAPI:

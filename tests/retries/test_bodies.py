@@ -134,7 +134,7 @@ async def test_no_more_is_kept_than_the_limit(declared):
     assert not isinstance(body, bytes)
     async for chunk in body:
         read += len(chunk)
-        kept.append(len(client._replay or b""))
+        kept.append(len(client._measure.replay or b""))
 
     assert read == LIMIT * 10
     assert max(kept) == (0 if declared else LIMIT)

@@ -278,7 +278,7 @@ async def test_a_hook_that_returns_something_else_is_our_mistake(server):
     # granian has no 500 for a WebSocket.
     assert refused.value.response.status_code == (403 if server == "granian" else 500)
     assert len(raised) == 1
-    assert "returned int; it may return a WebSocketOverride or None" in raised[0]
+    assert "returned int; it may return a WebSocketOverride, a Response or None" in raised[0]
 
 
 async def test_a_hook_is_still_an_ordinary_function():
@@ -286,17 +286,18 @@ async def test_a_hook_is_still_an_ordinary_function():
     proxy = ProxyRouter("http://a")
 
     @proxy.override_websocket("/x")
-    async def hook() -> None:
+    async def hook() -> WebSocketOverride:
         """Do nothing."""
+        return WebSocketOverride()
 
-    assert await hook() is None
+    assert await hook() == WebSocketOverride()
     assert "hook" in [getattr(route, "name", "") for route in proxy.routes]
 
 
 def test_a_hook_needs_a_pool_that_serves_its_path():
     """A path outside every prefix is a mistake, told at once."""
     with pytest.raises(ConfigurationError, match="no pool serves '/other'"):
-        ProxyRouter({"/users": "http://a"}).override_websocket("/other")
+        ProxyRouter({"/users": "http://a"}).override_websocket("/other")(lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -336,5 +337,7 @@ async def test_arguments_that_cannot_work_are_refused_before_anything_is_sent():
 
 
 def test_proxy_pass_websocket_takes_what_an_override_has():
-    """Its keyword arguments are the same fields."""
-    assert set(WebSocketOverride.model_fields) == set(WebSocketOverrideOptions.__annotations__)
+    """Its keyword arguments are the same fields, but for the upstream, which is given anyway."""
+    fields = set(WebSocketOverride.model_fields)
+
+    assert fields - {"upstream"} == set(WebSocketOverrideOptions.__annotations__)
