@@ -29,7 +29,17 @@ from .exceptions import (
     StreamAborted,
 )
 from .forwarder import ForwardedResponse, forward, proxy_pass
-from .overrides import HeaderEdits, RequestOverride, RouteOverride, WebSocketOverride
+from .outgoing import OutboundRequest
+from .overrides import (
+    CookieEdits,
+    ErrorPage,
+    HeaderEdits,
+    QueryEdits,
+    RequestOverride,
+    ResponseOverride,
+    RouteOverride,
+    WebSocketOverride,
+)
 from .route import METHODS
 from .router import ProxyRouter
 from .serving import serving
@@ -58,8 +68,10 @@ __all__ = [
     "ConnectionLimits",
     "ConsistentHash",
     "CookieAffinity",
+    "CookieEdits",
     "Ejection",
     "Endpoint",
+    "ErrorPage",
     "FirstAvailable",
     "ForwardPolicy",
     "ForwardedResponse",
@@ -74,12 +86,14 @@ __all__ = [
     "Mirror",
     "MirrorSettings",
     "NoUpstreamAvailable",
+    "OutboundRequest",
     "PoolSettings",
     "PoolSnapshot",
     "ProbeResult",
     "ProxyError",
     "ProxyRouter",
     "ProxySettings",
+    "QueryEdits",
     "Queue",
     "Random",
     "RateLimit",
@@ -87,6 +101,7 @@ __all__ = [
     "RequestOverride",
     "RequestRefused",
     "Resolve",
+    "ResponseOverride",
     "Retry",
     "RoundRobin",
     "RouteOverride",

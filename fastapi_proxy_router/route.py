@@ -12,21 +12,32 @@ where this module knows it, the public way is taken, which is always right.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request, Response, WebSocket
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match, request_response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .answering import carried_out, relayed
 from .client import ClientStream
-from .core.changes import Changes
+from .core.changes import NO_CHANGES
 from .core.pool import UpstreamPool
 from .core.split import Split
-from .core.target import Location
 from .core.upstream import Upstream
-from .exceptions import GatewayError, RequestRefused
+from .exceptions import ProxyError
 from .failover import Forwarding
-from .forwarder import run, send_request
+from .forwarder import ForwardedResponse, left, run, send_request
+from .incoming import LimitedRequest
+from .log import report, reported
+from .operations import limited, limited_route
+from .overrides import Declared
+from .picking import deciding, picking
+from .plan import Plan
+from .planner import Planner, Pool
+from .routehooks import REQUEST_LIMIT
+from .watch import ClientGone
 
 __all__ = ["METHODS", "REST", "STRAIGHT", "CatchAll", "CatchAllRoute", "Routes"]
 
@@ -51,9 +62,6 @@ STRAIGHT = "fastapi_proxy_router.straight"
 _SCOPE_KEY = "fastapi"
 _CONTEXT_KEY = "effective_route_context"
 _CATCH_ALL = "__catch_all__"
-
-#: Finds the parts of a request's path and the changes that are declared for it.
-Plan = Callable[[Scope, str], tuple[Location, Changes]]
 
 
 class _RestConvertor(Convertor[str]):
@@ -90,44 +98,125 @@ class CatchAll:
 
     Args:
         pool: Where to.
-        plan: Says how.
+        planner: Says how.
+        depth: How many slashes the prefix of the pool has.
     """
 
-    def __init__(self, pool: UpstreamPool | Split, plan: Plan) -> None:
+    def __init__(self, pool: Pool, planner: Planner, depth: int) -> None:
         self.pool = pool
-        self._plan = plan
+        self._planner = planner
+        self._depth = depth
+        self._decided = deciding(self._begin)
+        self._picked = picking([pool, *(one for one in planner.pools if one is not pool)])
+        #: What FastAPI calls before the endpoint.
+        self.dependencies = [pool] if planner.is_plain else [self._decided, self._picked]
 
     def endpoint(self) -> Callable[..., Any]:
         """Return the path operation function, which forwards with what FastAPI has injected."""
-
-        async def forward(request: Request, upstream: Upstream = Depends(self.pool)) -> Response:
-            location, changes = self._plan(request.scope, request.method)
-            return await send_request(
-                request,
-                upstream,
-                policy=upstream.policy or self.pool.policy,
-                location=location,
-                changes=changes,
-            )
-
+        endpoint = self._plain() if self._planner.is_plain else self._planned()
         # Older versions of FastAPI make routes of their own of it.
-        setattr(forward, _CATCH_ALL, self)
+        setattr(endpoint, _CATCH_ALL, self)
+        return limited(endpoint, lambda: REQUEST_LIMIT if self._planner.hooks else None)
+
+    def _plain(self) -> Callable[..., Any]:
+        async def forward(request: Request, upstream: Upstream = Depends(self.pool)) -> Response:
+            if self._planner.hooks:
+                # They were declared after a FastAPI before its lazy including had put a copy of
+                # this route into the application.
+                return await self._answer(request, self._begin(request), upstream)
+            with reported(request.scope):
+                location = self._planner.locate(request.scope, _slashes(request.scope))
+            policy = upstream.policy or self.pool.policy
+            try:
+                return await send_request(request, upstream, policy=policy, location=location)
+            except ClientGone:
+                return left()
+
         return forward
+
+    def _planned(self) -> Callable[..., Any]:
+        async def forward(
+            request: Request,
+            plan: Any = Depends(self._decided),
+            upstream: Any = Depends(self._picked),
+        ) -> Response:
+            return await carried_out(plan, request, upstream, policy=self.pool.policy)
+
+        return forward
+
+    def websocket_endpoint(self) -> Callable[..., Any]:
+        """Return the endpoint that relays WebSockets."""
+
+        async def relay(
+            websocket: WebSocket,
+            plan: Any = Depends(self._decided),
+            upstream: Any = Depends(self._picked),
+        ) -> None:
+            await relayed(plan, websocket, upstream, policy=self.pool.policy)
+
+        return relay
+
+    def _begin(self, connection: HTTPConnection) -> Plan:
+        slashes = _slashes(connection.scope)
+        return self._planner.begin(connection, self.pool, slashes, self._depth)
 
     async def straight(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward without FastAPI."""
+        planner, slashes = self._planner, _slashes(scope)
         try:
-            upstream = self.pool.choose(Request(scope, receive))
-            location, changes = self._plan(scope, scope["method"])
-            client = ClientStream(scope, receive)
-            policy = upstream.policy or self.pool.policy
-            await run(Forwarding(client, upstream, policy, location, changes), send)
-        except (GatewayError, RequestRefused) as error:
+            try:
+                location = planner.locate(scope, slashes)
+                declared = planner.declared(scope, slashes + self._depth)
+            except ProxyError as error:
+                report(scope, error)
+                raise
+            if planner.hooks or (declared is not None and _is_special(declared)):
+                request = LimitedRequest(scope, receive, send, limit=REQUEST_LIMIT)
+                plan = planner.planned(request, location, self.pool, declared)
+                app: ASGIApp = await _closing(request, self._answer(request, plan))
+            else:
+                upstream = self.pool.choose(Request(scope, receive))
+                changes = NO_CHANGES if declared is None else declared.changes
+                client = ClientStream(scope, receive)
+                policy = upstream.policy or self.pool.policy
+                await run(Forwarding(client, upstream, policy, location, changes), send)
+                return
+        except HTTPException as error:
             # It is worded where FastAPI would do that: inside of what a mount is wrapped in.
-            await request_response(_raising(error))(scope, receive, send)
+            app = request_response(_raising(error))
+        await app(scope, receive, send)
+
+    async def _answer(
+        self, request: Request, plan: Plan, upstream: Upstream | None = None
+    ) -> Response:
+        await plan.prepare()
+        if upstream is None or plan.choice.pool is not self.pool:
+            upstream = plan.choice.ask(plan.choice.pool, request)
+        return await carried_out(plan, request, upstream, policy=self.pool.policy)
 
 
-class CatchAllRoute(APIRoute):
+async def _closing(request: Request, answering: Awaitable[Response]) -> Response:
+    """Return an answer, and listen to the client no more unless it is the upstream's."""
+    answer = None
+    try:
+        answer = await answering
+    finally:
+        if not isinstance(answer, ForwardedResponse):
+            await ClientStream.of(request).aclose()
+    return answer
+
+
+def _is_special(declared: Declared) -> bool:
+    """Tell whether there is more to do than to change a request and its response."""
+    return bool(declared.pool or declared.answer or declared.changes.pages)
+
+
+def _slashes(scope: Scope) -> int:
+    rest: str = scope["path_params"][REST]
+    return rest.count("/")
+
+
+class CatchAllRoute(limited_route(APIRoute)):  # type: ignore[misc]
     """The route of a ``CatchAll``.
 
     Attributes:
@@ -146,7 +235,7 @@ class CatchAllRoute(APIRoute):
         match, child_scope = super().matches(scope)
         if match is Match.FULL:
             catch_all: CatchAll | None = getattr(self.endpoint, _CATCH_ALL, None)
-            if catch_all is not None and self._is_known_bare(scope, catch_all.pool):
+            if catch_all is not None and self._is_known_bare(scope, catch_all):
                 child_scope[STRAIGHT] = catch_all.straight
                 # Tracers and metrics read there what the route's whole path is.
                 if _SCOPE_KEY in scope:
@@ -157,14 +246,14 @@ class CatchAllRoute(APIRoute):
         """Go straight to the forwarder if that was noted."""
         await scope.pop(STRAIGHT, super().handle)(scope, receive, send)
 
-    def _is_known_bare(self, scope: Scope, pool: UpstreamPool | Split) -> bool:
+    def _is_known_bare(self, scope: Scope, catch_all: CatchAll) -> bool:
         try:
-            return self._is_bare(scope, pool)
+            return self._is_bare(scope, catch_all)
         except AttributeError:
             # FastAPI keeps its record in another way than this module knows.
             return False
 
-    def _is_bare(self, scope: Scope, pool: UpstreamPool | Split) -> bool:
+    def _is_bare(self, scope: Scope, catch_all: CatchAll) -> bool:
         record: Any = scope.get(_SCOPE_KEY, {}).get(_CONTEXT_KEY)
         if record is None:
             # An application that somebody has wrapped has to be called.
@@ -175,7 +264,7 @@ class CatchAllRoute(APIRoute):
         return (
             getattr(record, "original_route", self) is self
             and record.dependant.call is self.endpoint
-            and _injects_only(record.dependant, pool)
+            and _injects_only(record.dependant, catch_all)
             and not getattr(provider, "dependency_overrides", None)
             and getattr(record, "max_body_size", None) is None
             and "fastapi.telemetry" not in scope
@@ -189,10 +278,8 @@ def _raising(error: Exception) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def _injects_only(dependant: Any, pool: UpstreamPool | Split) -> bool:
-    """Tell whether FastAPI would call *pool* and nothing else before the endpoint."""
-    return (
-        len(dependant.dependencies) == 1
-        and dependant.dependencies[0].call is pool
-        and type(pool).__call__ in (UpstreamPool.__call__, Split.__call__)
-    )
+def _injects_only(dependant: Any, catch_all: CatchAll) -> bool:
+    """Tell whether FastAPI would call what *catch_all* asks for, and nothing else."""
+    return [one.call for one in dependant.dependencies] == catch_all.dependencies and type(
+        catch_all.pool
+    ).__call__ in (UpstreamPool.__call__, Split.__call__)

@@ -1,0 +1,1 @@
+"""Everything that can be declared, through a running gateway."""
