@@ -17,10 +17,18 @@ from fastapi import FastAPI
 
 import fastapi_proxy_router
 from fastapi_proxy_router import (
+    CookieEdits,
+    ErrorPage,
+    HeaderEdits,
     PoolSettings,
     ProxyRouter,
     ProxySettings,
+    QueryEdits,
+    RequestOverride,
+    ResponseOverride,
+    RouteOverride,
     TimeoutSettings,
+    WebSocketOverride,
     WebSocketSettings,
 )
 from tests.servers import get_raw, raw_upstream, send_raw, serve, status
@@ -31,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 JOURNEY = ROOT / "docs" / "journey.md"
+OVERRIDE_FIELDS = ROOT / "docs" / "override-fields.md"
 
 _FENCE = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INCLUDE = re.compile(r'--8<-- "(.+)"')
@@ -158,6 +167,28 @@ def test_every_setting_is_documented():
     assert {variable for variable in variables if variable not in text} == set()
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        RouteOverride,
+        HeaderEdits,
+        QueryEdits,
+        CookieEdits,
+        ErrorPage,
+        RequestOverride,
+        ResponseOverride,
+        WebSocketOverride,
+    ],
+    ids=lambda model: model.__name__,
+)
+def test_every_field_of_an_override_is_in_the_tables(model):
+    """The reference lists what can be said, by the name that it is said with, and nothing else."""
+    listed = [name for row in rows(OVERRIDE_FIELDS, model.__name__) for name in code(row[0])]
+    assert sorted(listed) == sorted(
+        field.alias or name for name, field in model.model_fields.items()
+    )
+
+
 def test_every_public_name_is_in_the_reference():
     """What can be imported is explained."""
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
@@ -197,13 +228,14 @@ def test_every_command_is_one_that_works(command):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem
+    "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.stem
 )
 def test_every_command_in_an_example_names_an_app(path):
     """What an example's docstring tells to run is in that example."""
     source = path.read_text(encoding="utf-8")
-    for module, app in re.findall(r"uvicorn .*?examples\.(\w+):(\w+)", source):
-        assert module == path.stem
+    own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for module, app in re.findall(r"uvicorn .*?(examples[.\w]+):(\w+)", source):
+        assert module == own
         assert re.search(rf"^{app} = ", source, re.MULTILINE)
     for file in re.findall(r"--env-file (\S+)", source):
         assert (ROOT / file).is_file()

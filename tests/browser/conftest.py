@@ -12,10 +12,16 @@ from tests.servers import SERVERS
 
 
 @pytest.fixture(scope="session")
-def visits(tmp_path_factory):
-    """Run one Chromium for all tests; it visits the page once on each server."""
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield cache(lambda server: visit(browser, server))
+def browser(tmp_path_factory):
+    """Run one Chromium for all tests."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def visits(browser):
+    """Let the browser visit the page once on each server."""
+    return cache(lambda server: visit(browser, server))
 
 
 @pytest.fixture(scope="session")

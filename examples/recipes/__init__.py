@@ -1,0 +1,1 @@
+"""Recipes: small gateways, each for one purpose."""
