@@ -7,7 +7,7 @@ JOBS ?= 4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo kill-one test test-lowest lint format types docs check bench bench-soak conformance clean
+.PHONY: help demo kill-one test test-lowest lint format types docs check bench bench-against bench-instructions bench-soak conformance clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ check: lint types docs test  ## Everything that CI runs, on one Python
 
 bench: $(VENV)/.bench  ## Measure against other proxies (QUICK=1, ROWS=, CONTENDERS=)
 	@$(BIN)/python -m benchmarks
+
+bench-against: $(VENV)/.bench  ## Measure against an earlier version (REV=, QUICK=1, ROWS=)
+	@$(BIN)/python -m benchmarks.against $(REV)
+
+bench-instructions: $(VENV)/.bench  ## Count the instructions of a request with valgrind (REV=)
+	@$(BIN)/python -m benchmarks.instructions $(REV)
 
 bench-soak: $(VENV)/.bench  ## Watch memory and errors over a million requests (REQUESTS=)
 	@$(BIN)/python -m benchmarks.soak

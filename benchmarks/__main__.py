@@ -1,9 +1,10 @@
 """Measure this library and others in one run.
 
-    make bench                               all of it, in about ten minutes
+    make bench                               all of it, in about twelve minutes
     make bench QUICK=1                       a first look, in about two
     make bench ROWS="get-32 download"        some of the work
     make bench CONTENDERS="nginx, direct"    some of those it is measured against
+    make bench ROWS=overrides                what overrides cost
     make bench ROWS=picking                  only the balancers, without nginx and wrk
 
 docs/performance.md says what each row measures.
@@ -30,19 +31,23 @@ from .contenders import (
     DIRECT,
     ECHO,
     HELLO,
+    MODEL,
     NGINX,
     NGINX_LARGE,
+    OVERRIDING,
     PROXIES,
     PROXY_LIB,
     REVERSE_PROXY,
     THIS,
     THREE,
+    TRANSFORM_REQUEST,
+    TRANSFORM_RESPONSE,
     VARIANTS,
     Contender,
     check,
     wanted,
 )
-from .load import LOADS, Load, alternate
+from .load import LOADS, OVERRIDES, Load, alternate
 from .processes import MIB, BenchmarkError, Launcher, Process, program
 from .results import Results, noise, verdicts
 from .sockets import ECHOES, FLOODS, IDLE, Echo, check_echo, flooded, idle
@@ -54,7 +59,11 @@ EVENTS = "events"
 WS_IDLE, WS_SLOW = "ws-idle", "ws-slow"
 SOCKETS = (*ECHOES, WS_IDLE, WS_SLOW)
 PICKING = "picking"
-ROWS = (*LOADS, *TRANSFERS, EVENTS, *SOCKETS, PICKING)
+ROWS = (*LOADS, *TRANSFERS, EVENTS, *SOCKETS, *OVERRIDES, PICKING)
+#: Words for several rows.
+GROUPS = {"overrides": OVERRIDES}
+_OVERRIDING = [contender.name for contender in OVERRIDING]
+_POSTS, _FILES = (MODEL, TRANSFORM_REQUEST), (TRANSFORM_RESPONSE,)
 RELAYS = (THIS, REVERSE_PROXY, PROXY_LIB, NGINX)
 #: Who takes part in which row; in all others it is the proxies and hello world.
 PARTS: dict[str, Sequence[str]] = {
@@ -67,11 +76,16 @@ PARTS: dict[str, Sequence[str]] = {
     "ws-16k-32": (*RELAYS, NGINX_LARGE, ECHO, DIRECT),
     WS_IDLE: (*RELAYS, ECHO),
     WS_SLOW: RELAYS,
+    "override-get": (THIS, *(name for name in _OVERRIDING if name not in (*_POSTS, *_FILES))),
+    "override-post": (THIS, *_POSTS),
+    "override-100k": (THIS, *_FILES),
 }
 #: What a quick run leaves out: rows without a target, and others where we are compared with none.
-QUICK_ROWS = tuple(row for row in ROWS if row not in ("get-8", "get-128", "post-10k", "ws-16k-512"))
+QUICK_ROWS = tuple(
+    row for row in ROWS if row not in ("get-8", "get-128", "post-10k", "ws-16k-512", *OVERRIDES)
+)
 QUICK_PARTS: dict[str, Sequence[str]] = {
-    **{row: (THIS, NGINX, DIRECT) for row in ROWS if row not in LOADS},
+    **{row: (THIS, NGINX, DIRECT) for row in ROWS if row not in (*LOADS, *OVERRIDES)},
     "get-512": (THIS, HELLO, NGINX),
     "ws-64-32": (*RELAYS, ECHO, DIRECT),
     "ws-64-512": (THIS, REVERSE_PROXY, ECHO),
@@ -105,16 +119,18 @@ def say(text: str) -> None:
 
 def settings() -> Settings:
     quick = os.environ.get("QUICK", "") not in ("", "0")
-    rows = os.environ.get("ROWS", "").split() or (QUICK_ROWS if quick else ROWS)
+    asked = os.environ.get("ROWS", "").split()
+    rows = [row for word in asked for row in GROUPS.get(word, (word,))]
     if unknown := set(rows) - set(ROWS):
-        raise SystemExit(f"unknown ROWS {sorted(unknown)}; there are: {' '.join(ROWS)}")
-    asked = [name.strip() for name in os.environ.get("CONTENDERS", "").split(",") if name.strip()]
-    if unknown := set(asked) - set(CONTENDERS):
+        known = " ".join((*ROWS, *GROUPS))
+        raise SystemExit(f"unknown ROWS {sorted(unknown)}; there are: {known}")
+    only = [name.strip() for name in os.environ.get("CONTENDERS", "").split(",") if name.strip()]
+    if unknown := set(only) - set(CONTENDERS):
         raise SystemExit(
             f"unknown CONTENDERS {sorted(unknown)}; there are: {', '.join(CONTENDERS)}"
         )
-    names = [name for name in CONTENDERS if not asked or name == THIS or name in asked]
-    return Settings(rows, names, quick)
+    names = [name for name in CONTENDERS if not only or name == THIS or name in only]
+    return Settings(rows or (QUICK_ROWS if quick else ROWS), names, quick)
 
 
 @contextmanager
@@ -126,9 +142,9 @@ def upstream(launcher: Launcher, module: str = "") -> Iterator[Process]:
 
 
 def measure_loads(
-    launcher: Launcher, chosen: Settings, results: Results, *, websockets: bool = False
+    launcher: Launcher, chosen: Settings, results: Results, works: Mapping[str, Load | Echo]
 ) -> None:
-    works: Mapping[str, Load | Echo] = ECHOES if websockets else LOADS
+    websockets = works is ECHOES
     rows = [row for row in works if row in chosen.rows]
     parts = {row: chosen.part(row) for row in rows}
     needed = [name for name in CONTENDERS if any(name in part for part in parts.values())]
@@ -248,12 +264,13 @@ def main() -> None:
             "QUICK=1: one round of one second each, so nothing says how sure the figures are."
         )
     with Launcher() as launcher:
-        measure_loads(launcher, chosen, results)
+        measure_loads(launcher, chosen, results, LOADS)
         if any(row in chosen.rows for row in (*TRANSFERS, EVENTS)):
             measure_streams(launcher, chosen, results)
-        measure_loads(launcher, chosen, results, websockets=True)
+        measure_loads(launcher, chosen, results, ECHOES)
         if any(row in chosen.rows for row in (WS_IDLE, WS_SLOW)):
             measure_sockets(launcher, chosen, results)
+        measure_loads(launcher, chosen, results, OVERRIDES)
     if PICKING in chosen.rows:
         measure_picking(chosen, results)
     text = report.markdown(results)

@@ -25,11 +25,26 @@ UPSTREAMS = "this with 100 upstreams"
 HELLO_ROUTES = "hello with 100 routes"
 THREE = "this with 3 upstreams"
 BLACK_HOLE = "this with one of 3 black-holed"
+DEPENDENCY = "no override, but a dependency"
+OTHERS = "10 declared for other paths"
+MODEL = "hook that reads a JSON body"
+TRANSFORM_REQUEST = "hook with a transform of the request's body"
+TRANSFORM_RESPONSE = "hook with a transform of the response's body"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What shows that an override is at work, when an item is asked for or posted."""
+
+    posts: bool = False
+    #: The target, ``x-tag`` and length of body that the upstream must get, if that is known.
+    seen: str = ""
+    answer: bytes = nginx.ITEM
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One column of the tables: an app of ``apps.py``, or nginx, or no gateway at all."""
+    """One column of the tables: an app in Python, or nginx, or no gateway at all."""
 
     name: str
     app: str = ""
@@ -38,6 +53,9 @@ class Contender:
     forwards: bool = True
     #: The app for WebSockets, where it is another one.
     websocket_app: str = ""
+    #: Where the app is.
+    module: str = "apps"
+    proof: Proof = Proof()
 
     @contextmanager
     def running(
@@ -49,7 +67,7 @@ class Contender:
             return
         if self.app:
             app = (websockets and self.websocket_app) or self.app
-            process = launcher.python("apps", app, upstream.url)
+            process = launcher.python(self.module, app, upstream.url)
         else:
             buffers = nginx.LARGE_BUFFERS if self.name == NGINX_LARGE else ""
             headers = nginx.WEBSOCKET if websockets else nginx.HTTP
@@ -64,6 +82,40 @@ class Contender:
         return not self.needs or importlib.util.find_spec(self.needs.replace("-", "_")) is not None
 
 
+def _override(name: str, app: str, proof: Proof = Proof()) -> Contender:
+    return Contender(name, app, "fastapi-proxy-router", module="override_apps", proof=proof)
+
+
+_GET, _TAGGED = "/items/7?version=2, ,", "/items/7?version=2, gateway,"
+_MEMBER = nginx.ITEM.replace(b'"admin","editor"', b'"member"')
+#: This library with one kind of override each, in the order of the table.
+OVERRIDING = (
+    _override(DEPENDENCY, "dependency", Proof(seen=_GET)),
+    _override(OTHERS, "declared_others", Proof(seen=_GET)),
+    _override("declared header", "declared_header", Proof(seen=_TAGGED)),
+    _override(
+        "declared rewrite with conditions",
+        "declared_rewrite",
+        Proof(seen="/items/v2/7?version=2, ,"),
+    ),
+    _override("on_request that changes nothing", "on_request", Proof(seen=_GET)),
+    _override("on_request that is not async", "on_request_sync", Proof(seen=_GET)),
+    _override("on_send that sets a header", "on_send", Proof(seen=_TAGGED)),
+    _override("on_response that changes nothing", "on_response", Proof(seen=_GET)),
+    _override("hook that reads and sets a header", "read_header", Proof(seen=_TAGGED)),
+    _override(
+        "hook that reads a JSON response",
+        "read_response",
+        Proof(answer=nginx.ITEM.replace(b"ada@example.org", b"***")),
+    ),
+    _override(
+        MODEL,
+        "read_body",
+        Proof(posts=True, seen=f"/items, , {len(_MEMBER)}"),
+    ),
+    _override(TRANSFORM_REQUEST, "transform_request", Proof(posts=True, seen="/items, ,")),
+    _override(TRANSFORM_RESPONSE, "transform_response"),
+)
 CONTENDERS = {
     contender.name: contender
     for contender in (
@@ -81,6 +133,7 @@ CONTENDERS = {
         Contender(HELLO_ROUTES, "hello_100_routes", forwards=False),
         Contender(THREE, "router_3_upstreams", "fastapi-proxy-router"),
         Contender(BLACK_HOLE, "router_black_hole", "fastapi-proxy-router"),
+        *OVERRIDING,
     )
 }
 PROXIES = (THIS, REVERSE_PROXY, PROXY_LIB, SNIPPET, NGINX)
@@ -111,15 +164,27 @@ def check(contender: Contender, process: Process) -> None:
         _expect(process, "GET", "/", b"", nginx.BODY)
     _expect(process, "POST", "/", bytes(10240), nginx.BODY)
     _expect(process, "GET", nginx.FILE, b"", bytes(nginx.FILE_SIZE))
+    if contender in OVERRIDING:
+        proof = contender.proof
+        method, path = ("POST", "") if proof.posts else ("GET", "/7?version=2")
+        body = nginx.ITEM if proof.posts else b""
+        seen = f"{method} {proof.seen}" if proof.seen else ""
+        _expect(process, method, nginx.ITEMS + path, body, proof.answer, seen)
 
 
-def _expect(process: Process, method: str, path: str, body: bytes, answer: bytes) -> None:
+def _expect(
+    process: Process, method: str, path: str, body: bytes, answer: bytes, seen: str = ""
+) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=10)
     try:
-        connection.request(method, path, body=body or None)
+        headers = {"Content-Type": "application/json"} if body == nginx.ITEM else {}
+        connection.request(method, path, body=body or None, headers=headers)
         response = connection.getresponse()
         if response.status != 200 or response.read() != answer:
             raise BenchmarkError(f"{method} {path}: {response.status}, not the upstream's answer")
+        found = response.getheader(nginx.SEEN, "").strip()
+        if seen and found != seen:
+            raise BenchmarkError(f"{method} {path}: the upstream got {found}, not {seen}")
     except (OSError, http.client.HTTPException) as error:
         raise BenchmarkError(f"{method} {path}: {error!r}") from error
     finally:

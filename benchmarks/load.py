@@ -87,7 +87,8 @@ class Load:
     title: str
     clients: int
     path: str = "/"
-    body: int = 0
+    body: str = ""
+    media_type: str = ""
     seconds: int = 2
     rounds: int = 3
 
@@ -99,7 +100,8 @@ class Load:
         """
         command = [program("wrk") or "wrk", "-t1", f"-c{self.clients}", f"-d{self.seconds}s"]
         command += ["--timeout", "10s", "-s", str(SCRIPT), f"{process.url}{self.path}"]
-        command += ["--", str(self.body)] if self.body else []
+        command += ["--", self.body] if self.body else []
+        command += [self.media_type] if self.media_type else []
         before = Clocks.read(launcher, process)
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         after = Clocks.read(launcher, process)
@@ -115,8 +117,20 @@ LOADS = {
     "get-128": Load("small GETs, 128 clients", 128, seconds=1, rounds=2),
     "get-512": Load("small GETs, 512 clients", 512, seconds=3, rounds=2),
     "black-hole": Load("small GETs, 32 clients, 3 upstreams", 32, seconds=4),
-    "post-10k": Load("POSTs of 10 KiB, 32 clients", 32, body=10 * 1024, rounds=2),
+    "post-10k": Load("POSTs of 10 KiB, 32 clients", 32, body="x" * 10 * 1024, rounds=2),
     "body-100k": Load("GETs of 100 KiB, 32 clients", 32, path=nginx.FILE),
+}
+#: The same for gateways that change something on the way.
+OVERRIDES = {
+    "override-get": Load("GETs of JSON, 32 clients", 32, path=f"{nginx.ITEMS}/7?version=2"),
+    "override-post": Load(
+        "POSTs of JSON, 32 clients",
+        32,
+        path=nginx.ITEMS,
+        body=nginx.ITEM.decode(),
+        media_type="application/json",
+    ),
+    "override-100k": Load("GETs of 100 KiB, 32 clients", 32, path=nginx.FILE),
 }
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 BODY = b"hello world\n"
 FILE = "/100k.bin"
 FILE_SIZE = 100 * 1024
+#: Below this path the upstream answers with JSON, and says in a header what it was asked.
+ITEMS = "/items"
+ITEM = b'{"id":7,"name":"Ada Lovelace","email":"ada@example.org","roles":["admin","editor"]}'
+SEEN = "x-seen"
 
 _MAIN = """
 daemon off;
@@ -40,6 +44,11 @@ _UPSTREAM = """
         root {directory};
         location / {{ return 200 "hello world\\n"; }}
         location = {file} {{ }}
+        location {items} {{
+            default_type application/json;
+            add_header {seen} "$request_method $request_uri, $http_x_tag, $http_content_length";
+            return 200 '{item}';
+        }}
     }}
 """
 
@@ -72,7 +81,8 @@ def upstream(port: int, directory: Path) -> str:
     """Listen on 127.0.0.1 to 127.0.0.100, so that a pool can have 100 upstreams."""
     directory.joinpath(FILE[1:]).write_bytes(bytes(FILE_SIZE))
     listen = " ".join(f"listen 127.0.0.{n}:{port} backlog=4096;" for n in range(1, 101))
-    blocks = _UPSTREAM.format(listen=listen, directory=directory, file=FILE)
+    item = {"items": ITEMS, "item": ITEM.decode(), "seen": SEEN}
+    blocks = _UPSTREAM.format(listen=listen, directory=directory, file=FILE, **item)
     return _MAIN.format(directory=directory, blocks=blocks)
 
 

@@ -127,10 +127,13 @@ class Launcher:
             for process in list(self._running):
                 self.stop(process)
 
-    def python(self, module: str, *arguments: str) -> Process:
-        """Start a module of the package that prints its port when it listens."""
+    def python(self, module: str, *arguments: str, root: Path | None = None) -> Process:
+        """Start a module of the package that prints its port when it listens.
+
+        What it imports comes from *root*, by default from where we run.
+        """
         command = [sys.executable, "-m", f"{self._package}.{module}", *arguments]
-        popen = self._popen(command, stdout=subprocess.PIPE)
+        popen = self._popen(command, stdout=subprocess.PIPE, cwd=root)
         assert popen.stdout is not None
         with popen.stdout as output:
             line = output.readline()
@@ -173,7 +176,11 @@ class Launcher:
         return running + sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
     def _popen(
-        self, command: Sequence[str], stdout: int | None = None, stdin: int = subprocess.DEVNULL
+        self,
+        command: Sequence[str],
+        stdout: int | None = None,
+        stdin: int = subprocess.DEVNULL,
+        cwd: Path | None = None,
     ) -> subprocess.Popen[str]:
         with (self.directory / "log").open("a") as log:
             return subprocess.Popen(
@@ -181,6 +188,7 @@ class Launcher:
                 stdin=stdin,
                 stdout=stdout or log,
                 stderr=log,
+                cwd=cwd,
                 env=ENVIRONMENT,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread runs by now
                 text=True,

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .contenders import CONTENDERS, DIRECT, THIS, THREE, VARIANTS
-from .load import LOADS, Load, Round, median
+from .load import LOADS, OVERRIDES, Load, Round, median
 from .picking import SIZES
 from .results import Results, noise, verdicts
 from .sockets import ECHOES, FLOODS, IDLE, IDLE_OF, Echo
@@ -36,6 +36,7 @@ def markdown(results: Results) -> str:
         _echoes(results),
         _echo_clients(results),
         _sockets(results),
+        *(_overrides(results, load) for load in OVERRIDES),
         _picking(results),
         _circumstances(results),
     ]
@@ -187,6 +188,28 @@ def _idle(kib: float | None, name: str) -> str:
 def _event(results: Results, name: str) -> str:
     times = results.events.get(name)
     return f"{statistics.median(times):.1f} ms" if times else NOTHING
+
+
+def _overrides(results: Results, load: str) -> Iterator[str]:
+    row = results.loads.get(load, {})
+    if not row.get(THIS):
+        return
+    ours = median(row[THIS], "cpu_us")
+    yield from table(
+        [OVERRIDES[load].title, "requests/s", "share", "rounds", "CPU µs/request", "more"],
+        (
+            [
+                "no override" if name == THIS else name,
+                _rate(rounds),
+                f"{statistics.median(shares):.2f}",
+                " ".join(f"{share:.2f}" for share in shares),
+                f"{median(rounds, 'cpu_us'):.0f}",
+                NOTHING if name == THIS else f"{median(rounds, 'cpu_us') - ours:+.0f}",
+            ]
+            for name, rounds in row.items()
+            if (shares := results.shares(load, name))
+        ),
+    )
 
 
 def _picking(results: Results) -> Iterator[str]:

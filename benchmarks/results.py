@@ -95,6 +95,10 @@ class Results:
     def rates(self, load: str, name: str = THIS) -> list[float]:
         return [one.requests_per_second for one in self.rounds(load, name)]
 
+    def shares(self, load: str, name: str) -> list[float]:
+        """Return what *name* makes of our rate, round by round."""
+        return _divided(self.rates(load, name), self.rates(load))
+
 
 @dataclass(frozen=True)
 class Target:

@@ -1,8 +1,9 @@
--- An argument is the size of the body to POST. The last line of the output is JSON.
+-- The arguments are a body to POST and its media type, if it has one. The last line of the output is JSON.
 function init(args)
   if args[1] then
     wrk.method = "POST"
-    wrk.body = string.rep("x", tonumber(args[1]))
+    wrk.body = args[1]
+    wrk.headers["Content-Type"] = args[2]
   end
 end
 
