@@ -8,22 +8,23 @@ import pytest
 
 from tests.servers import SERVERS
 
-_BROWSER = "tests/browser/"
+#: Tests that share something dear: a browser, a Jupyter, a demo.
+_TOGETHER = ("tests/browser/", "tests/test_applications.py", "tests/test_demo.py")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Let one worker run all the tests in a browser, so that there is one browser.
+    """Let one worker run all the tests that share something dear, so that there is one of it.
 
     pytest-xdist's own groups are lost on newer versions of pytest.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneBrowser(LoadScopeScheduling):
+    class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _BROWSER if nodeid.startswith(_BROWSER) else nodeid
+            return next((one for one in _TOGETHER if nodeid.startswith(one)), nodeid)
 
-    return OneBrowser(config, log)
+    return Together(config, log)
 
 
 @pytest.fixture
