@@ -33,9 +33,13 @@ class PathPattern:
         self.names = frozenset(convertors)
         self.slashes = self.format.count("/")
         self._regex = re.compile(regex.pattern.encode())
+        self._beginning = path.partition("{")[0].encode()
 
     def match(self, raw: bytes) -> dict[str, bytes] | None:
         """Return the raw parameters of *raw*, or ``None`` if it does not match."""
+        # A path without an escape is what it decodes to: most others are told apart at once.
+        if not raw.startswith(self._beginning) and b"%" not in raw:
+            return None
         return raw_groups(self._regex, raw)
 
 
