@@ -16,13 +16,16 @@ _TOGETHER = ("tests/browser/", "tests/test_applications.py", "tests/test_demo.py
 def pytest_xdist_make_scheduler(config, log):
     """Let one worker run all the tests that share something dear, so that there is one of it.
 
-    pytest-xdist's own groups are lost on newer versions of pytest.
+    All else goes by functions, with all their parameters: who hands out the work takes a look at
+    all that a worker has for each piece of it. pytest-xdist's own groups are lost on newer versions
+    of pytest.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((one for one in _TOGETHER if nodeid.startswith(one)), nodeid)
+            alone = nodeid.partition("[")[0]
+            return next((one for one in _TOGETHER if nodeid.startswith(one)), alone)
 
     return Together(config, log)
 
