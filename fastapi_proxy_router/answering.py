@@ -141,9 +141,7 @@ async def relayed(
     if plan.answer is not None:
         await deny(websocket, plan.answer)
         return
-    upstream = plan.upstream or upstream
-    if upstream is None:
-        raise plan.refusal
+    upstream = plan.destination(upstream)
     await relay_websocket(
         websocket,
         upstream,
@@ -156,9 +154,7 @@ async def relayed(
 async def _forwarded(
     plan: Plan, request: Request, upstream: Upstream | None, policy: ForwardPolicy | None
 ) -> ForwardedResponse:
-    upstream = plan.upstream or upstream
-    if upstream is None:
-        raise plan.refusal
+    upstream = plan.destination(upstream)
     return await send_request(
         request,
         upstream,

@@ -209,10 +209,17 @@ class Plan:
         """Answer without an upstream."""
         self.answer, self.choice.pool = answer, None
 
-    @property
-    def refusal(self) -> NoUpstreamAvailable:
-        """Why there is no upstream."""
-        return self.choice.refusal or NoUpstreamAvailable("no pool has picked one", stage="pick")
+    def destination(self, picked: Upstream | None) -> Upstream:
+        """Return where the request goes: what a hook has chosen, or a pool has *picked*.
+
+        Raises:
+            NoUpstreamAvailable: Nobody has.
+        """
+        upstream = self.upstream or picked
+        if upstream is None:
+            refusal = self.choice.refusal
+            raise refusal or NoUpstreamAvailable("no pool has picked one", stage="pick")
+        return upstream
 
     def _sender(self, hooks: list[Hook]) -> Sender:
         async def send(sent: Outbound, upstream: Upstream) -> Outbound:

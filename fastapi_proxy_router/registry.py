@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from .answering import RESPONSE_KINDS
 from .core.names import is_name
-from .core.patterns import PathPattern
+from .core.patterns import PathPattern, shape_of_path
 from .exceptions import ConfigurationError
 from .hooks import Hook, name_of
 from .mistakes import Mistakes
@@ -26,7 +26,6 @@ from .routehooks import MARKERS, RequestHook, ResponseHook, WebSocketHook
 __all__ = ["Operations", "needs_path"]
 
 _REFUSED: Final = frozenset({"CONNECT", "TRACE"})
-_PARAMETER_NAME = re.compile(r"\{[^:}]*")
 
 
 class Operations:
@@ -86,7 +85,7 @@ class Operations:
         prefix = self._prefix_of(path, mistakes)
         with mistakes.noted():
             hook = WebSocketHook(self._hook(function, frozenset()))
-        if known := self._websockets.get(_key(path)):
+        if known := self._websockets.get(shape_of_path(path)):
             mistakes.found.append(f"the hook {known} has this route already")
         mistakes.report()
         with mistakes.noted(Exception):
@@ -94,7 +93,7 @@ class Operations:
             endpoint = websocket_endpoint(hook, begin, self._pools_of(prefix))
             self._router.add_api_websocket_route(path, endpoint, name=_title(function))
         mistakes.report()
-        self._websockets[_key(path)] = name_of(function)
+        self._websockets[shape_of_path(path)] = name_of(function)
 
     def _hook(self, function: Callable[..., Any], kinds: frozenset[type]) -> Hook:
         hooks = self._planner.hooks
@@ -115,7 +114,7 @@ class Operations:
         prefix = self._prefix_of(path, mistakes)
         with mistakes.noted():
             hook = make()
-        known = [self._known.get((_key(path), method)) for method in listed]
+        known = [self._known.get((shape_of_path(path), method)) for method in listed]
         mistakes.found += _about(listed, options)
         if several is not methods:
             mistakes.found.append(f"methods is a list of methods, not {methods!r}")
@@ -127,7 +126,7 @@ class Operations:
         with mistakes.noted(Exception):
             for method, before in zip(listed, known, strict=True):
                 operation = (before or bare).and_hook(slot, hook, said)
-                self._known[_key(path), method] = self._routed(operation, method)
+                self._known[shape_of_path(path), method] = self._routed(operation, method)
         mistakes.report()
 
     def _routed(self, operation: Operation, method: str) -> Operation:
@@ -201,11 +200,6 @@ def _mistakes(kind: str, path: str, function: Callable[..., Any]) -> Mistakes:
 def _title(function: Callable[..., Any]) -> str:
     """Return what a route is called that a hook is for."""
     return str(getattr(function, "__name__", None) or type(function).__name__)
-
-
-def _key(path: str) -> str:
-    """Return a path without the names of its parameters, which do not tell routes apart."""
-    return _PARAMETER_NAME.sub("{", path)
 
 
 def _slashes(pattern: PathPattern, connection: HTTPConnection) -> int:

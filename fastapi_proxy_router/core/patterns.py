@@ -8,9 +8,17 @@ from starlette.routing import compile_path
 
 from .target import quote_path, raw_groups
 
-__all__ = ["PathPattern", "Rewrite"]
+__all__ = ["PathPattern", "Rewrite", "shape_of_path"]
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+#: As Starlette has it, with its convertor.
+_CONVERTED = re.compile(r"\{[a-zA-Z_][a-zA-Z0-9_]*(?::([a-zA-Z_][a-zA-Z0-9_]*))?\}")
+
+
+def shape_of_path(path: str) -> str:
+    """Return *path* with its parameters as they match, whatever they are called."""
+    return _CONVERTED.sub(lambda match: f"{{:{match[1] or 'str'}}}", path)
 
 
 class PathPattern:

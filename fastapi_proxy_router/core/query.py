@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlencode
 
-__all__ = ["NO_QUERY_CHANGE", "QueryChange", "edit_query", "query_values"]
+__all__ = ["QueryChange", "edit_query", "query_values"]
 
 _SEPARATOR = re.compile(rb"([&;])")
 #: Bytes that are not UTF-8 stay distinct from each other and from every text.
@@ -27,9 +27,6 @@ class QueryChange(NamedTuple):
     set: tuple[tuple[str, str], ...] = ()
     add: tuple[tuple[str, str], ...] = ()
     remove: frozenset[str] = frozenset()
-
-
-NO_QUERY_CHANGE = QueryChange()
 
 
 def edit_query(raw: bytes, change: QueryChange) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-__all__ = ["named", "route_name", "shape_of_path"]
-
-#: As Starlette has it.
-_PARAMETER = re.compile(r"\{[a-zA-Z_][a-zA-Z0-9_]*(?::([a-zA-Z_][a-zA-Z0-9_]*))?\}")
+__all__ = ["named", "route_name"]
 
 
 def route_name(path: object, methods: object = None) -> str:
@@ -22,11 +18,6 @@ def route_name(path: object, methods: object = None) -> str:
     words = [each.upper() for each in listed if isinstance(each, str)]
     where = path if isinstance(path, str) else "no path"
     return " ".join(part for part in ("override of", ", ".join(words), where) if part)
-
-
-def shape_of_path(path: str) -> str:
-    """Return *path* with its parameters as they match, whatever they are called."""
-    return _PARAMETER.sub(lambda match: f"{{:{match[1] or 'str'}}}", path)
 
 
 def named(error: ValidationError, value: Any, fields: Iterable[str]) -> ValidationError:

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.matching import Conditions
+from ..core.patterns import shape_of_path
 from ..exceptions import ConfigurationError
 from .compiled import CompiledOverride
-from .naming import shape_of_path
 from .route import RouteOverride
 
 __all__ = ["compiled", "duplicates"]

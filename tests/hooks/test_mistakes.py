@@ -187,7 +187,7 @@ def test_after_a_refusal_the_route_is_as_it_was():
 
 
 @pytest.mark.parametrize("phase", ["override", "override_response", "override_websocket"])
-@pytest.mark.parametrize("second", ["/x/{id}", "/x/{other}"])
+@pytest.mark.parametrize("second", ["/x/{id}", "/x/{other}", "/x/{other:str}"])
 def test_two_hooks_for_one_route_are_refused(phase, second):
     """Whatever the parameters are called; the message says who was first."""
     proxy = router()

@@ -87,7 +87,7 @@ def _forward_all(app: FastAPI, pool: UpstreamPool, changes: Changes, then: Then 
     @app.api_route("/{path:path}", methods=list(METHODS))
     async def forward(request: Request, upstream: Annotated[Upstream, Depends(pool)]) -> Response:
         response = await send_request(request, upstream, changes=changes)
-        if then is None or not isinstance(response, ForwardedResponse):
+        if then is None:
             return response
         return await then(response) or response
 
